@@ -1,0 +1,3 @@
+#define LORID_ISA neon
+#include "../simd/neon.h"
+#include "kernels-inl.h"

@@ -1,0 +1,3 @@
+#define LORID_ISA scalar
+#include "../simd/scalar.h"
+#include "kernels-inl.h"

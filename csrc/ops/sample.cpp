@@ -1,0 +1,151 @@
+#include "sample.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace lorid {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// A NaN counts as impossible, so that it can be neither drawn nor compared.
+float LogitAt(const float* logits, int64_t id) { return std::isnan(logits[id]) ? -kInfinity : logits[id]; }
+
+int32_t LargestId(const float* logits, int32_t vocabulary) {
+  int32_t best = -1;
+  float most = -kInfinity;
+  for (int32_t id = 0; id < vocabulary; id++) {
+    if (logits[id] > most) {
+      most = logits[id];
+      best = id;
+    }
+  }
+  return best;
+}
+
+}  // namespace
+
+Philox PhiloxAt(uint64_t key, uint32_t sample, uint32_t position) {
+  uint32_t c[4] = {sample, position, 0, 0};
+  auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+  for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const uint64_t first = uint64_t{0xD2511F53u} * c[0], second = uint64_t{0xCD9E8D57u} * c[2];
+    const uint32_t next[4] = {static_cast<uint32_t>(second >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(second),
+                              static_cast<uint32_t>(first >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(first)};
+    std::copy(next, next + 4, c);
+  }
+  return {{c[0], c[1], c[2], c[3]}};
+}
+
+double PhiloxUniform(uint64_t key, uint32_t sample, uint32_t position) {
+  const Philox random = PhiloxAt(key, sample, position);
+  return static_cast<double>(uint64_t{random.word[0]} << 21 | random.word[1] >> 11) * 0x1p-53;
+}
+
+int64_t SamplePhase::Prepare(int threads) {
+  if (args->rows == 0) return 0;
+  scratch_.resize(std::max<size_t>(scratch_.size(), threads));
+  for (auto& candidates : scratch_) candidates.reserve(vocabulary);
+  return args->rows;
+}
+
+void SamplePhase::Run(int64_t item, int thread) noexcept {
+  const float* row = logits + item * logits_stride;
+  args->token_ids[item] = Draw(row, item, scratch_[thread]);
+  if (args->num_logprobs >= 0) LogProbs(row, item, scratch_[thread]);
+}
+
+// The `count` largest, in order; ties go to the lower id.
+void SamplePhase::Largest(const float* logits, int64_t count, std::vector<Candidate>& candidates) const {
+  candidates.clear();
+  if (count * 16 < vocabulary) {  // few: a heap whose front is the worst one kept; nearly every logit fails the first test
+    float bound = -kInfinity;
+    for (int32_t id = 0; id < vocabulary; id++) {
+      const bool full = static_cast<int64_t>(candidates.size()) == count;
+      if (full ? !(logits[id] > bound) : std::isnan(logits[id])) continue;
+      if (full) {
+        std::pop_heap(candidates.begin(), candidates.end(), Before);
+        candidates.pop_back();
+      }
+      candidates.push_back({logits[id], id});
+      std::push_heap(candidates.begin(), candidates.end(), Before);
+      bound = candidates.front().logit;
+    }
+    std::sort_heap(candidates.begin(), candidates.end(), Before);
+    return;
+  }
+  for (int32_t id = 0; id < vocabulary; id++) candidates.push_back({LogitAt(logits, id), id});
+  const auto kept = candidates.begin() + std::min<int64_t>(count, vocabulary);
+  std::partial_sort(candidates.begin(), kept, candidates.end(), Before);
+  candidates.erase(kept, candidates.end());
+}
+
+int32_t SamplePhase::Draw(const float* logits, int64_t row, std::vector<Candidate>& candidates) const {
+  const int32_t best = LargestId(logits, vocabulary);
+  const float temperature = args->temperature[row];
+  if (temperature == 0 || best < 0 || logits[best] == kInfinity) return best;
+  const double most = logits[best], uniform = PhiloxUniform(args->philox_key[row], args->philox_counter[2 * row], args->philox_counter[2 * row + 1]);
+  const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - most) / temperature); };
+  const bool all = args->top_k[row] <= 0 || args->top_k[row] >= vocabulary;
+  const double top_p = args->top_p[row];
+  if (all && top_p >= 1) {  // in the order of ids: nothing needs sorting
+    double total = 0, reached = 0;
+    for (int32_t id = 0; id < vocabulary; id++) total += weight(LogitAt(logits, id));
+    for (int32_t id = 0; id < vocabulary; id++) {
+      reached += weight(LogitAt(logits, id));
+      if (reached > uniform * total) return id;
+    }
+    return best;
+  }
+  double total = 0;
+  int64_t count = args->top_k[row];
+  if (all) {
+    for (int32_t id = 0; id < vocabulary; id++) total += weight(LogitAt(logits, id));
+    count = 256;
+  }
+  while (true) {  // with top-k once; for top-p alone, more and more of the largest until they hold enough
+    Largest(logits, count, candidates);
+    if (!all) {
+      total = 0;
+      for (const Candidate& candidate : candidates) total += weight(candidate.logit);
+    }
+    double kept = 0;
+    for (const Candidate& last : candidates) {
+      kept += weight(last.logit);
+      if (kept < top_p * total && &last != &candidates.back()) continue;
+      if (kept < top_p * total && all && static_cast<int64_t>(candidates.size()) < vocabulary) break;
+      double reached = 0;
+      for (const Candidate& candidate : candidates) {
+        reached += weight(candidate.logit);
+        if (reached > uniform * kept || &candidate == &last) return candidate.id;
+      }
+    }
+    count *= 8;
+  }
+}
+
+void SamplePhase::LogProbs(const float* logits, int64_t row, std::vector<Candidate>& candidates) const {
+  const int32_t token = args->token_ids[row], best = LargestId(logits, vocabulary);
+  const int32_t count = args->num_logprobs;
+  const double most = best < 0 ? 0 : logits[best];
+  double total = 0;
+  int32_t rank = 1;
+  for (int32_t id = 0; id < vocabulary; id++) {
+    total += std::exp(static_cast<double>(LogitAt(logits, id)) - most);
+    if (token >= 0 && logits[id] > logits[token]) rank++;
+  }
+  const double normaliser = most + std::log(total);
+  args->logprob[row] = token < 0 ? -kInfinity : static_cast<float>(logits[token] - normaliser);
+  args->rank[row] = rank;
+  if (count == 0) return;
+  Largest(logits, count, candidates);
+  for (int32_t i = 0; i < count; i++) {
+    const bool there = i < static_cast<int32_t>(candidates.size());
+    args->top_ids[static_cast<int64_t>(row) * count + i] = there ? candidates[i].id : -1;
+    args->top_logprobs[static_cast<int64_t>(row) * count + i] =
+        there ? static_cast<float>(candidates[i].logit - normaliser) : -kInfinity;
+  }
+}
+
+}  // namespace lorid

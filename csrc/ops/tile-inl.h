@@ -1,0 +1,100 @@
+// The register tile under every matrix product: sum[m][c] (+)= sum over k of x[m][k] w[k][c], in the order of k, one accumulator
+// per (row, column). The order depends on nothing else, so a row's bits do not depend on the rows that share its tile, and a sum
+// that is stored and loaded again goes on exactly as if it had stayed in its register.
+#ifndef LORID_OPS_TILE_INL_H_
+#define LORID_OPS_TILE_INL_H_
+
+#include "element-inl.h"
+
+namespace lorid {
+namespace LORID_ISA {
+namespace {
+
+// Weights of one vector of columns: bf16 as [k / 2][columns][2], fp32 as [k][columns].
+template <int kRows, int kVecs>
+inline void Tile(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t w_stride, int k, float* sum,
+                 int64_t sum_stride, bool go_on) {
+  Vec acc[kRows][kVecs];
+  for (int m = 0; m < kRows; m++)
+    for (int v = 0; v < kVecs; v++) acc[m][v] = go_on ? Load(sum + m * sum_stride + v * kLanes) : Zero();
+  int i = 0;
+  for (; i + 1 < k; i += 2, w += w_stride) {
+    Pairs weights[kVecs];
+    for (int v = 0; v < kVecs; v++) {
+      weights[v] = LoadPairs(w + v * 2 * kLanes);
+      __builtin_prefetch(w + 8 * w_stride + v * 2 * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; m++) {
+      const Pairs pair = SetPair(x[m * x_stride + i], x[m * x_stride + i + 1]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; v++) acc[m][v] = DotPairs(weights[v], pair, acc[m][v]);
+    }
+  }
+  if (i < k) {
+    for (int m = 0; m < kRows; m++) {
+      const Pairs pair = SetPair(x[m * x_stride + i], 0);
+      for (int v = 0; v < kVecs; v++) {
+        // The last weight pair may hold a key that is not written yet: take its even half only.
+        uint16_t even[2 * kLanes];
+        for (int c = 0; c < kLanes; c++) even[2 * c] = w[v * 2 * kLanes + 2 * c], even[2 * c + 1] = 0;
+        acc[m][v] = DotPairs(LoadPairs(even), pair, acc[m][v]);
+      }
+    }
+  }
+  for (int m = 0; m < kRows; m++)
+    for (int v = 0; v < kVecs; v++) Store(sum + m * sum_stride + v * kLanes, acc[m][v]);
+}
+
+template <int kRows, int kVecs>
+inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int k, float* sum, int64_t sum_stride,
+                 bool go_on) {
+  Vec acc[kRows][kVecs];
+  for (int m = 0; m < kRows; m++)
+    for (int v = 0; v < kVecs; v++) acc[m][v] = go_on ? Load(sum + m * sum_stride + v * kLanes) : Zero();
+  for (int i = 0; i < k; i++, w += w_stride) {
+    Vec weights[kVecs];
+    for (int v = 0; v < kVecs; v++) {
+      weights[v] = Load(w + v * kLanes);
+      __builtin_prefetch(w + 16 * w_stride + v * kLanes);
+    }
+#pragma GCC unroll 16
+    for (int m = 0; m < kRows; m++) {
+      const Vec value = Set1(x[m * x_stride + i]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; v++) acc[m][v] = Fma(weights[v], value, acc[m][v]);
+    }
+  }
+  for (int m = 0; m < kRows; m++)
+    for (int v = 0; v < kVecs; v++) Store(sum + m * sum_stride + v * kLanes, acc[m][v]);
+}
+
+// The widest tile first, then halves: rows in any number, with few instantiations.
+template <int kRows, int kVecs, typename T>
+inline void TileRows(const T* x, int64_t x_stride, int64_t rows, const T* w, int64_t w_stride, int k, float* sum,
+                     int64_t sum_stride, bool go_on) {
+  for (; rows >= kRows; rows -= kRows, x += kRows * x_stride, sum += kRows * sum_stride)
+    Tile<kRows, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on);
+  if constexpr (kRows > 1) {
+    constexpr int kNext = kRows == 12 ? 8 : kRows / 2;
+    if (rows > 0) TileRows<kNext, kVecs>(x, x_stride, rows, w, w_stride, k, sum, sum_stride, go_on);
+  }
+}
+
+// sum [rows, columns]; columns is a multiple of 16. lane_width is the distance between neighbouring columns in w: 2 in bf16.
+template <typename T>
+inline void TileBlock(const T* x, int64_t x_stride, int64_t rows, const T* w, int64_t w_stride, int k, int columns, float* sum,
+                      int64_t sum_stride, bool go_on) {
+  constexpr int kLaneWidth = sizeof(T) == 2 ? 2 : 1;
+  int c = 0;
+  for (; c + kTileVecs * kLanes <= columns; c += kTileVecs * kLanes)
+    TileRows<kTileRows, kTileVecs>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
+  for (; c < columns; c += kLanes)
+    TileRows<kTileRows, 1>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
+}
+
+}  // namespace
+}  // namespace LORID_ISA
+}  // namespace lorid
+
+#endif  // LORID_OPS_TILE_INL_H_

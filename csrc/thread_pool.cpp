@@ -1,0 +1,197 @@
+#include "thread_pool.h"
+
+#include <pthread.h>
+#include <signal.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <mutex>
+#include <new>
+#include <system_error>
+#include <thread>
+
+#include "check.h"
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace lorid {
+namespace {
+
+// Long enough for the gap between two phases, short enough to leave a shared core to others.
+constexpr auto kSpin = std::chrono::microseconds(40);
+
+inline void Pause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+// What is left to hand out: the run (20 bits), its phase (16 bits) and how many of the phase's items are not taken yet (28 bits).
+// A thread takes an item by decrementing the whole word with a compare-and-swap, so a thread that wakes up late can take an item
+// of the phase that is current then, or nothing.
+constexpr int kItemBits = 28, kPhaseBits = 16;
+constexpr uint64_t kItemMask = (uint64_t{1} << kItemBits) - 1;
+constexpr uint64_t kIdlePhase = (uint64_t{1} << kPhaseBits) - 1;
+
+constexpr uint64_t MakeTicket(uint64_t run, uint64_t phase, uint64_t items) {
+  return run << (kItemBits + kPhaseBits) | phase << kItemBits | items;
+}
+constexpr uint64_t PhaseOf(uint64_t ticket) { return ticket >> kItemBits & kIdlePhase; }
+
+class ThreadPool {
+ public:
+  void Run(const std::vector<Phase*>& phases, int threads) {
+    const std::lock_guard<std::mutex> turn(run_mutex_);
+    threads = Grow(std::max(1, std::min(threads, kMaxThreads)));
+    items_.clear();
+    phases_.clear();
+    for (Phase* phase : phases) {
+      const int64_t items = phase->Prepare(threads);
+      LORID_CHECK(items <= static_cast<int64_t>(kItemMask), "a phase of ", items, " items is too long");
+      if (items <= 0) continue;
+      phases_.push_back(phase);
+      items_.push_back(items);
+    }
+    LORID_CHECK(phases_.size() < kIdlePhase, "a run of ", phases_.size(), " phases is too long");
+    if (phases_.empty()) return;
+    num_threads_.store(threads);
+    run_++;
+    Publish(0);
+    Work(0);
+  }
+
+ private:
+  static constexpr int kMaxThreads = 1024;
+
+  // Starts the threads that are missing; returns how many there are, the caller included, at most `threads`.
+  int Grow(int threads) {
+    for (; num_workers_ + 1 < threads; num_workers_++) {
+      sigset_t all, before;  // signals are for the threads that the program made itself
+      sigfillset(&all);
+      pthread_sigmask(SIG_SETMASK, &all, &before);
+      bool started = true;
+      try {
+        std::thread([this, index = num_workers_ + 1] { WorkForever(index); }).detach();
+      } catch (const std::system_error&) {
+        started = false;  // the system allows no more threads: go on with those that there are
+      }
+      pthread_sigmask(SIG_SETMASK, &before, nullptr);
+      if (!started) break;
+    }
+    return std::min(threads, num_workers_ + 1);
+  }
+
+  void Publish(size_t phase) {
+    done_.store(0, std::memory_order_relaxed);
+    const bool over = phase == phases_.size();
+    ticket_.store(over ? MakeTicket(run_, kIdlePhase, 0) : MakeTicket(run_, phase, static_cast<uint64_t>(items_[phase])));
+    if (parked_.load() > 0) {
+      { const std::lock_guard<std::mutex> lock(park_mutex_); }
+      unparked_.notify_all();
+    }
+  }
+
+  // Takes part in the run until its last phase is done.
+  void Work(int thread) {
+    uint64_t ticket = ticket_.load();
+    while (PhaseOf(ticket) != kIdlePhase && thread < num_threads_.load()) {
+      if ((ticket & kItemMask) == 0) {
+        ticket = WaitForChange(ticket);
+        continue;
+      }
+      if (!ticket_.compare_exchange_weak(ticket, ticket - 1)) continue;
+      const size_t phase = PhaseOf(ticket);
+      const int64_t total = items_[phase];
+      phases_[phase]->Run(total - static_cast<int64_t>(ticket & kItemMask), thread);
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == total) Publish(phase + 1);
+      ticket = ticket_.load();
+    }
+  }
+
+  void WorkForever(int thread) {
+    while (true) {
+      Work(thread);
+      const uint64_t ticket = ticket_.load();
+      if (thread < num_threads_.load()) {
+        if (PhaseOf(ticket) == kIdlePhase) WaitForChange(ticket);
+        continue;
+      }
+      std::unique_lock<std::mutex> lock(park_mutex_);  // this run has enough threads without this one
+      parked_.fetch_add(1);
+      unparked_.wait(lock, [&] { return thread < num_threads_.load(); });
+      parked_.fetch_sub(1);
+    }
+  }
+
+  // Spins briefly, then parks, until the ticket is another than the one seen.
+  uint64_t WaitForChange(uint64_t seen) {
+    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+    while (true) {
+      for (int i = 0; i < 64; i++) {
+        const uint64_t ticket = ticket_.load(std::memory_order_acquire);
+        if (ticket != seen) return ticket;
+        Pause();
+      }
+      if (std::chrono::steady_clock::now() >= deadline) break;
+    }
+    std::unique_lock<std::mutex> lock(park_mutex_);
+    parked_.fetch_add(1);
+    unparked_.wait(lock, [&] { return ticket_.load() != seen; });
+    parked_.fetch_sub(1);
+    return ticket_.load();
+  }
+
+  std::mutex run_mutex_;
+  std::vector<Phase*> phases_;
+  std::vector<int64_t> items_;
+  int num_workers_ = 0;
+  uint64_t run_ = 0;
+  std::atomic<int> num_threads_{1};
+  alignas(64) std::atomic<uint64_t> ticket_{MakeTicket(0, kIdlePhase, 0)};
+  alignas(64) std::atomic<int64_t> done_{0};
+  alignas(64) std::atomic<int> parked_{0};
+  std::mutex park_mutex_;
+  std::condition_variable unparked_;
+};
+
+std::mutex pool_mutex;
+ThreadPool* pool = nullptr;  // never destroyed: its threads may outlive main
+
+// A child of fork has none of the threads and perhaps a locked mutex: it starts over with a pool of its own.
+void ForgetPool() {
+  pool = nullptr;
+  new (&pool_mutex) std::mutex;
+}
+
+ThreadPool& Pool() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  if (pool == nullptr) {
+    static const int registered = pthread_atfork(nullptr, nullptr, ForgetPool);
+    (void)registered;
+    pool = new ThreadPool;
+  }
+  return *pool;
+}
+
+}  // namespace
+
+void RunPhases(const std::vector<Phase*>& phases, int threads) { Pool().Run(phases, threads); }
+
+int AvailableCores() {
+#ifdef __linux__
+  cpu_set_t cores;
+  if (sched_getaffinity(0, sizeof cores, &cores) == 0) return std::max(1, CPU_COUNT(&cores));
+#endif
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace lorid

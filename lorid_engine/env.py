@@ -1,0 +1,36 @@
+"""The environment variables that the package reads; nothing else looks into os.environ."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lorid_engine.errors import ConfigError
+
+
+def isa() -> str | None:
+    """LORID_ISA: the instruction set to use instead of the best one (avx512bf16, avx512, avx2, neon, scalar)."""
+    return os.environ.get("LORID_ISA") or None
+
+
+def threads() -> int | None:
+    """LORID_THREADS: how many threads the CPU backend uses instead of one per available core."""
+    text = os.environ.get("LORID_THREADS")
+    if not text:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise ConfigError(f"LORID_THREADS must be a whole number from 1 to 1024; got {text!r}")
+    return int(text)
+
+
+def backend() -> str | None:
+    """LORID_BACKEND: the backend of the ops (cpu, reference) instead of the automatic choice."""
+    return os.environ.get("LORID_BACKEND") or None
+
+
+def cache_dir() -> Path:
+    """LORID_CACHE, else XDG_CACHE_HOME/lorid-engine, else ~/.cache/lorid-engine: fetched and converted base models."""
+    if own := os.environ.get("LORID_CACHE"):
+        return Path(own).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base).expanduser() if base else Path.home() / ".cache") / "lorid-engine"

@@ -1,0 +1,155 @@
+"""The Llama forward, written once in terms of the ops, and its weights as the kernels take them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+import torch
+
+from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.weights import Checkpoint
+from lorid_engine.ops import PackedLinear, pack_linear
+
+Activations = TypeVar("Activations")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An adaptable module of a fused linear: its name in an adapter and its columns of the product."""
+
+    name: str
+    col_begin: int
+    col_end: int
+
+
+@dataclass(frozen=True)
+class FusedLinear:
+    """Linear layers that read the same input, as one weight [sum O, I]."""
+
+    weight: PackedLinear
+    targets: tuple[Target, ...] = ()
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One transformer layer; the norms are float32 [E]."""
+
+    input_norm: torch.Tensor
+    qkv: FusedLinear
+    output: FusedLinear
+    feed_forward_norm: torch.Tensor
+    gate_up: FusedLinear
+    down: FusedLinear
+
+
+@dataclass(frozen=True)
+class LlamaWeights:
+    """A whole model; embedding and head are one object where they are tied."""
+
+    embedding: PackedLinear
+    layers: tuple[LayerWeights, ...]
+    norm: torch.Tensor
+    head: FusedLinear
+
+
+class ForwardOps(Protocol, Generic[Activations]):
+    """What the forward needs: recorded into a step program, or computed at once on tensors."""
+
+    def embed(self, weight: PackedLinear) -> Activations:
+        """The step's tokens as hidden states [T, E]."""
+
+    def rms_norm(self, x: Activations, weight: torch.Tensor) -> Activations:
+        """Normalised rows [T, E]."""
+
+    def rms_norm_sampled(self, x: Activations, weight: torch.Tensor) -> Activations:
+        """Normalised rows [K, E] of those that are sampled."""
+
+    def lora_linear(self, x: Activations, linear: FusedLinear) -> Activations:
+        """W x and the adapters' shares, [rows of x, O]."""
+
+    def lora_linear_add(self, x: Activations, linear: FusedLinear, residual: Activations) -> Activations:
+        """residual + W x and the adapters' shares, in the residual's place."""
+
+    def rope(self, qkv: Activations, layer: int) -> Activations:
+        """Rotated queries [T, H D]; keys and values go to the layer's pages."""
+
+    def paged_attention(self, q: Activations, layer: int) -> Activations:
+        """Attention of every row over its sequence, [T, H D]."""
+
+    def silu_mul(self, x: Activations) -> Activations:
+        """The gated half, [T, F]."""
+
+
+def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:
+    """Logits [K, V] of the rows that are sampled (Touvron et al., arXiv 2302.13971)."""
+    hidden = ops.embed(weights.embedding)
+    for index, layer in enumerate(weights.layers):
+        qkv = ops.lora_linear(ops.rms_norm(hidden, layer.input_norm), layer.qkv)
+        attended = ops.paged_attention(ops.rope(qkv, index), index)
+        hidden = ops.lora_linear_add(attended, layer.output, hidden)
+        gate_up = ops.lora_linear(ops.rms_norm(hidden, layer.feed_forward_norm), layer.gate_up)
+        hidden = ops.lora_linear_add(ops.silu_mul(gate_up), layer.down, hidden)
+    return ops.lora_linear(ops.rms_norm_sampled(hidden, weights.norm), weights.head)
+
+
+def rotary_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos and sin [max_positions, D / 2] float32, rounded where transformers rounds."""
+    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
+    inverse_frequency = 1.0 / (config.rope_theta**exponent)
+    angle = torch.arange(config.max_positions).float().unsqueeze(1) * inverse_frequency
+    return angle.cos().contiguous(), angle.sin().contiguous()
+
+
+class _Reader:
+    """Reads a checkpoint's tensors in the engine's dtype, fusing those that share an input."""
+
+    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> None:
+        self._checkpoint, self._config, self._dtype = checkpoint, config, dtype
+
+    def norm(self, name: str) -> torch.Tensor:
+        return self._checkpoint.tensor(f"{name}.weight", (self._config.hidden_size,)).float().contiguous()
+
+    def table(self, name: str) -> PackedLinear:
+        shape = (self._config.vocab_size, self._config.hidden_size)
+        return pack_linear(self._checkpoint.tensor(name, shape).to(self._dtype))
+
+    def linear(self, prefix: str, parts: dict[str, int], in_features: int) -> FusedLinear:
+        """parts: module name to out_features, in the order of their columns."""
+        targets, pieces, column = [], [], 0
+        for name, out_features in parts.items():
+            weight = self._checkpoint.tensor(f"model.{prefix}.{name}.weight", (out_features, in_features))
+            pieces.append(weight.to(self._dtype))
+            targets.append(Target(f"{prefix}.{name}", column, column + out_features))
+            column += out_features
+        return FusedLinear(pack_linear(torch.cat(pieces)), tuple(targets))
+
+    def layer(self, index: int) -> LayerWeights:
+        config, prefix = self._config, f"layers.{index}"
+        heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+        attention = {"self_attn.q_proj": heads, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
+        feed_forward = {"mlp.gate_proj": config.intermediate_size, "mlp.up_proj": config.intermediate_size}
+        return LayerWeights(
+            input_norm=self.norm(f"model.{prefix}.input_layernorm"),
+            qkv=self.linear(prefix, attention, config.hidden_size),
+            output=self.linear(prefix, {"self_attn.o_proj": config.hidden_size}, heads),
+            feed_forward_norm=self.norm(f"model.{prefix}.post_attention_layernorm"),
+            gate_up=self.linear(prefix, feed_forward, config.hidden_size),
+            down=self.linear(prefix, {"mlp.down_proj": config.hidden_size}, config.intermediate_size),
+        )
+
+
+def load_llama(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
+    """Reads and packs a checkpoint's weights, one layer at a time.
+
+    Raises:
+        CheckpointError: a tensor is missing or has another shape or dtype than the config says.
+    """
+    reader = _Reader(checkpoint, config, dtype)
+    embedding = reader.table("model.embed_tokens.weight")
+    return LlamaWeights(
+        embedding=embedding,
+        layers=tuple(reader.layer(index) for index in range(config.num_layers)),
+        norm=reader.norm("model.norm"),
+        head=FusedLinear(embedding if config.tie_word_embeddings else reader.table("lm_head.weight")),
+    )

@@ -1,0 +1,86 @@
+"""AdapterBank: the LoRA matrices of one target module for all adapter slots, end to end without padding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lorid_engine.errors import ShapeError
+from lorid_engine.ops.checks import check_bank, expect_contiguous, expect_device, expect_dtype, expect_shape
+
+
+@dataclass(frozen=True)
+class AdapterBank:
+    """One module's adapters: slot n owns rows rank_offset[n] to rank_offset[n + 1] of a and b_t, and may own none.
+
+    Attributes:
+        a: [sum R, I] the A matrices, contiguous, in the activations' dtype.
+        b_t: [sum R, O] the B matrices transposed, contiguous, same dtype.
+        rank_offset: [N + 1] int32 exclusive prefix sum of the ranks.
+        scale: [N] float32 factor of each slot's product: alpha / R, or alpha / sqrt(R) for rsLoRA.
+        max_rank: the largest rank of any slot.
+
+    Raises:
+        ShapeError: shapes, dtypes or devices disagree.
+    """
+
+    a: torch.Tensor
+    b_t: torch.Tensor
+    rank_offset: torch.Tensor
+    scale: torch.Tensor
+    max_rank: int
+
+    def __post_init__(self) -> None:
+        expect_shape("a", self.a, None, None)
+        expect_shape("b_t", self.b_t, self.a.shape[0], None)
+        expect_dtype("b_t", self.b_t, self.a.dtype)
+        expect_contiguous("a", self.a)
+        expect_contiguous("b_t", self.b_t)
+        expect_shape("scale", self.scale, self.rank_offset.numel() - 1)
+        expect_dtype("scale", self.scale, torch.float32)
+        expect_device(self.a, b_t=self.b_t, rank_offset=self.rank_offset, scale=self.scale)
+        check_bank(self.rank_offset, self.a.shape[0], self.max_rank)
+
+    @property
+    def num_slots(self) -> int:
+        """N, the adapter slots, empty ones included."""
+        return self.scale.numel()
+
+    @classmethod
+    def from_tensors(
+        cls,
+        adapters: Sequence[tuple[torch.Tensor, torch.Tensor, float] | None],
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> AdapterBank:
+        """Builds a bank from (A [R, I], B [O, R], scale) of each slot, in order; None leaves a slot empty.
+
+        Args:
+            adapters: PEFT's lora_A.weight and lora_B.weight, and the scale.
+            dtype: of the bank; by default the first adapter's.
+
+        Raises:
+            ShapeError: no adapter at all, or their shapes disagree.
+        """
+        given = [adapter for adapter in adapters if adapter is not None]
+        if not given:
+            raise ShapeError("an adapter bank needs at least one adapter; got none")
+        first_a, first_b, _ = given[0]
+        for a, b, _ in given:
+            expect_shape("A", a, None, first_a.shape[1])
+            expect_shape("B", b, first_b.shape[0], a.shape[0])
+        dtype = dtype or first_a.dtype
+        ranks = [0 if adapter is None else adapter[0].shape[0] for adapter in adapters]
+        device = first_a.device
+        rank_offset = torch.zeros(len(ranks) + 1, dtype=torch.int32)
+        rank_offset[1:] = torch.tensor(ranks, dtype=torch.int32).cumsum(0)
+        scale = [0.0 if adapter is None else float(adapter[2]) for adapter in adapters]
+        return cls(
+            a=torch.cat([a.to(dtype) for a, _, _ in given]).contiguous(),
+            b_t=torch.cat([b.t().to(dtype) for _, b, _ in given]).contiguous(),
+            rank_offset=rank_offset.to(device),
+            scale=torch.tensor(scale, dtype=torch.float32, device=device),
+            max_rank=max(ranks),
+        )

@@ -1,0 +1,79 @@
+"""Checks that several ops share. Each message names the tensor, what it must be, and what it is."""
+
+from __future__ import annotations
+
+import torch
+
+from lorid_engine.errors import ShapeError
+
+
+def expect_shape(name: str, tensor: torch.Tensor, *shape: int | None) -> None:
+    """Raises unless the tensor has this shape; None stands for any size."""
+    matches = tensor.dim() == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not matches:
+        expected = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ShapeError(f"{name} must have shape [{expected}]; got {list(tensor.shape)}")
+
+
+def expect_dtype(name: str, tensor: torch.Tensor, *dtypes: torch.dtype) -> None:
+    """Raises unless the tensor has one of these dtypes."""
+    if tensor.dtype not in dtypes:
+        raise ShapeError(f"{name} must be {' or '.join(map(str, dtypes))}; got {tensor.dtype}")
+
+
+def expect_floating(name: str, tensor: torch.Tensor) -> None:
+    """Raises unless the tensor holds floating-point numbers."""
+    if not tensor.is_floating_point():
+        raise ShapeError(f"{name} must be floating point; got {tensor.dtype}")
+
+
+def expect_rows(name: str, tensor: torch.Tensor) -> None:
+    """Raises where the last dimension is strided: rows may lie apart, but each must be contiguous."""
+    if tensor.dim() and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ShapeError(f"{name} must be contiguous along its last dimension; its stride there is {tensor.stride(-1)}")
+
+
+def expect_contiguous(name: str, tensor: torch.Tensor) -> None:
+    """Raises unless the whole tensor is contiguous."""
+    if not tensor.is_contiguous():
+        raise ShapeError(f"{name} must be contiguous; its strides are {list(tensor.stride())}")
+
+
+def expect_device(tensor: torch.Tensor, **others: torch.Tensor) -> None:
+    """Raises unless the others lie on the tensor's device."""
+    for name, other in others.items():
+        if other.device != tensor.device:
+            raise ShapeError(f"{name} must be on {tensor.device} like the activations; got {other.device}")
+
+
+def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None:
+    """Raises unless rank_offset is an exclusive prefix sum over num_ranks rows with no rank above max_rank."""
+    expect_shape("rank_offset", rank_offset, None)
+    expect_dtype("rank_offset", rank_offset, torch.int32)
+    expect_contiguous("rank_offset", rank_offset)
+    if rank_offset.numel() == 0:
+        raise ShapeError("rank_offset must have N + 1 entries; got none")
+    if rank_offset.device.type != "cpu":
+        return  # reading it would wait for the device
+    if rank_offset[0] != 0 or rank_offset[-1] != num_ranks:
+        raise ShapeError(f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}")
+    ranks = rank_offset.diff()
+    if ranks.numel() and (int(ranks.min()) < 0 or int(ranks.max()) > max_rank):
+        raise ShapeError(f"rank_offset must give ranks from 0 to max_rank = {max_rank}; got {ranks.tolist()}")
+
+
+def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> None:
+    """Raises unless the segments cover the rows in order and name slots of the bank, or -1."""
+    expect_shape("seg_slot", seg_slot, None)
+    expect_shape("seg_offset", seg_offset, seg_slot.numel() + 1)
+    for name, tensor in (("seg_offset", seg_offset), ("seg_slot", seg_slot)):
+        expect_dtype(name, tensor, torch.int32)
+        expect_contiguous(name, tensor)
+    if seg_slot.device.type != "cpu":
+        return
+    if int(seg_offset[0]) != 0 or int(seg_offset[-1]) != num_rows or bool((seg_offset.diff() < 0).any()):
+        raise ShapeError(f"seg_offset must rise from 0 to T = {num_rows}; got {seg_offset.tolist()}")
+    if seg_slot.numel() and not (-1 <= int(seg_slot.min()) and int(seg_slot.max()) < num_slots):
+        raise ShapeError(f"seg_slot must be -1 or a slot from 0 to {num_slots - 1}; got {seg_slot.tolist()}")

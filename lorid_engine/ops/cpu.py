@@ -1,0 +1,69 @@
+"""The C++ backend as the ops see it: loading, threads, dtypes, and tensors as addresses."""
+
+from __future__ import annotations
+
+import functools
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lorid_engine import env
+from lorid_engine.errors import BackendUnavailableError, ConfigError
+
+DTYPES = (torch.bfloat16, torch.float32)
+
+
+@functools.cache
+def _load() -> ModuleType | str:
+    try:
+        from lorid_engine import _C
+    except ImportError as error:
+        return f"the C++ extension is not built ({error}); install the package with a C++17 compiler"
+    if (isa := env.isa()) is not None:
+        try:
+            _C.set_isa(isa)
+        except ValueError as error:
+            raise ConfigError(f"LORID_ISA: {error}") from None
+    return _C
+
+
+def why_not() -> str | None:
+    """Why the C++ backend cannot be used at all, or None."""
+    loaded = _load()
+    return loaded if isinstance(loaded, str) else None
+
+
+def extension() -> Any:
+    """The extension module; raises BackendUnavailableError where it is missing."""
+    loaded = _load()
+    if isinstance(loaded, str):
+        raise BackendUnavailableError(loaded)
+    return loaded
+
+
+def threads() -> int:
+    """How many threads an op uses: LORID_THREADS, or the cores that this process may run on."""
+    return env.threads() or extension().available_cores()
+
+
+def why_not_tensors(*tensors: torch.Tensor) -> str | None:
+    """Why the C++ backend cannot take these activations and weights (all of one dtype), or None."""
+    for tensor in tensors:
+        if tensor.device.type != "cpu":
+            return f"it takes tensors on the CPU; got {tensor.device}"
+        if tensor.dtype not in DTYPES:
+            return f"it takes bfloat16 and float32; got {tensor.dtype}"
+    return why_not()
+
+
+def dtype(tensor: torch.Tensor) -> Any:
+    """The extension's name for a tensor's dtype."""
+    return extension().DType.bf16 if tensor.dtype == torch.bfloat16 else extension().DType.f32
+
+
+def segments(rows: int, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> Any:
+    """A segment plan's tensors as addresses."""
+    return extension().Segments(
+        rows=rows, count=seg_slot.numel(), offset=seg_offset.data_ptr(), slot=seg_slot.data_ptr()
+    )

@@ -1,0 +1,110 @@
+"""Which backend computes an op: the one asked for, or the best one that can; and the registration with torch.library."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lorid_engine import env
+from lorid_engine.errors import BackendUnavailableError, ConfigError
+from lorid_engine.ops import cpu
+
+BACKENDS = ("cpu", "reference")
+_asked: ContextVar[str | None] = ContextVar("lorid_backend", default=None)
+
+
+@dataclass(frozen=True)
+class _Backend:
+    name: str
+    run: Callable[..., Any]
+    why_not: Callable[..., str | None]
+
+
+class Op:
+    """One op: its contract (docstring and checks), its reference, and its backends.
+
+    Calling it checks the arguments and runs the backend that was asked for (`use_backend`, LORID_BACKEND), or the first
+    registered one that can take these arguments, or the reference. It is registered as torch.ops.lorid.<name>.
+    """
+
+    def __init__(
+        self,
+        reference: Callable[..., Any],
+        check: Callable[..., None],
+        fake: Callable[..., Any],
+        mutates: Sequence[str] = (),
+    ) -> None:
+        self.name = reference.__name__.lstrip("_")
+        self._reference = reference
+        self._check = check
+        self._backends: list[_Backend] = []
+        functools.update_wrapper(self, reference)
+        registered = torch.library.custom_op(
+            f"lorid::{self.name}", functools.wraps(reference)(lambda *args: self._run(*args)), mutates_args=tuple(mutates)
+        )
+        registered.register_fake(fake)
+
+    def backend(self, name: str, why_not: Callable[..., str | None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Registers a backend; why_not(*args) returns why it cannot take these arguments, or None."""
+
+        def register(run: Callable[..., Any]) -> Callable[..., Any]:
+            self._backends.append(_Backend(name, run, why_not))
+            return run
+
+        return register
+
+    def __call__(self, *args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return getattr(torch.ops.lorid, self.name)(*args)
+        return self._run(*args)
+
+    def _run(self, *args: Any) -> Any:
+        self._check(*args)
+        asked = _asked.get() or env.backend()
+        if asked is not None and asked not in BACKENDS:
+            raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {asked!r}")
+        for backend in self._backends:
+            if asked not in (None, backend.name):
+                continue
+            reason = backend.why_not(*args)
+            if reason is None:
+                return backend.run(*args)
+            if asked == backend.name:
+                raise BackendUnavailableError(f"{self.name} cannot run on the backend {backend.name}: {reason}")
+        if asked not in (None, "reference"):
+            raise BackendUnavailableError(f"{self.name} has no backend {asked}")
+        return self._reference(*args)
+
+
+def op(
+    check: Callable[..., None], fake: Callable[..., Any], mutates: Sequence[str] = ()
+) -> Callable[[Callable[..., Any]], Op]:
+    """Makes an op of its reference."""
+    return lambda reference: Op(reference, check, fake, mutates)
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs the ops called inside on one backend: "cpu" or "reference"; one that cannot run raises with the reason."""
+    if name not in BACKENDS:
+        raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {name!r}")
+    token = _asked.set(name)
+    try:
+        yield
+    finally:
+        _asked.reset(token)
+
+
+def report() -> dict[str, str]:
+    """What each backend can do here: "ready ..." or the reason why not."""
+    missing = cpu.why_not()
+    return {
+        "cpu": f"ready ({cpu.extension().active_isa()})" if missing is None else missing,
+        "reference": "ready (plain torch in float64, for tests)",
+    }

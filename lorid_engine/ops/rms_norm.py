@@ -1,0 +1,63 @@
+"""rms_norm: root-mean-square normalisation (Zhang and Sennrich, arXiv 1910.07467)."""
+
+from __future__ import annotations
+
+import torch
+
+from lorid_engine.ops import cpu
+from lorid_engine.ops.checks import expect_device, expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.dispatch import op
+
+
+def _check(x, weight, epsilon) -> None:
+    expect_shape("x", x, None, None)
+    expect_floating("x", x)
+    expect_rows("x", x)
+    expect_shape("weight", weight, x.shape[1])
+    expect_floating("weight", weight)
+    expect_device(x, weight=weight)
+
+
+def _fake(x, weight, epsilon) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+@op(check=_check, fake=_fake)
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """Scales every row to unit root mean square, then by the weight, rounding once.
+
+        y[t, i] = weight[i] x[t, i] / sqrt(mean over i of x[t, i]^2 + epsilon)
+
+    Args:
+        x: [T, E]; rows may be strided, the last dimension is contiguous.
+        weight: [E] in any floating dtype.
+        epsilon: added to the mean.
+
+    Returns:
+        [T, E] in x's dtype, computed in float32.
+
+    Raises:
+        ShapeError: shapes or devices disagree.
+    """
+    wide = x.double()
+    scaled = wide / (wide.square().mean(dim=1, keepdim=True) + epsilon).sqrt()
+    return (scaled * weight.double()).to(x.dtype)
+
+
+@rms_norm.backend("cpu", why_not=lambda x, weight, epsilon: cpu.why_not_tensors(x))
+def _cpu(x, weight, epsilon) -> torch.Tensor:
+    y = x.new_empty(x.shape)
+    wide_weight = weight.float().contiguous()
+    cpu.extension().rms_norm(
+        dtype=cpu.dtype(x),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        weight=wide_weight.data_ptr(),
+        epsilon=epsilon,
+        rows=x.shape[0],
+        features=x.shape[1],
+        y=y.data_ptr(),
+        y_stride=x.shape[1],
+        threads=cpu.threads(),
+    )
+    return y

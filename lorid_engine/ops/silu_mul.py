@@ -1,0 +1,57 @@
+"""silu_mul: the gate of a SwiGLU feed-forward layer (Shazeer, arXiv 2002.05202)."""
+
+from __future__ import annotations
+
+import torch
+
+from lorid_engine.errors import ShapeError
+from lorid_engine.ops import cpu
+from lorid_engine.ops.checks import expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.dispatch import op
+
+
+def _check(x) -> None:
+    expect_shape("x", x, None, None)
+    expect_floating("x", x)
+    expect_rows("x", x)
+    if x.shape[1] % 2:
+        raise ShapeError(f"x must hold gate and up side by side, an even number of columns; got {x.shape[1]}")
+
+
+def _fake(x) -> torch.Tensor:
+    return x.new_empty(x.shape[0], x.shape[1] // 2)
+
+
+@op(check=_check, fake=_fake)
+def silu_mul(x: torch.Tensor) -> torch.Tensor:
+    """Multiplies the up half of every row by the SiLU of its gate half, rounding once.
+
+        y[t, f] = x[t, f] / (1 + exp(-x[t, f])) * x[t, F + f]
+
+    Args:
+        x: [T, 2 F]: gate, then up; rows may be strided, the last dimension is contiguous.
+
+    Returns:
+        [T, F] in x's dtype, computed in float32.
+
+    Raises:
+        ShapeError: an odd number of columns, or a strided last dimension.
+    """
+    gate, up = x.double().chunk(2, dim=1)
+    return (torch.nn.functional.silu(gate) * up).to(x.dtype)
+
+
+@silu_mul.backend("cpu", why_not=cpu.why_not_tensors)
+def _cpu(x) -> torch.Tensor:
+    y = x.new_empty(x.shape[0], x.shape[1] // 2)
+    cpu.extension().silu_mul(
+        dtype=cpu.dtype(x),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        rows=x.shape[0],
+        features=y.shape[1],
+        y=y.data_ptr(),
+        y_stride=y.shape[1],
+        threads=cpu.threads(),
+    )
+    return y
