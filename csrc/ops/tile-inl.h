@@ -10,6 +10,12 @@ namespace lorid {
 namespace LORID_ISA {
 namespace {
 
+inline uint32_t PairBits(const uint16_t* p) {
+  uint32_t bits;
+  __builtin_memcpy(&bits, p, sizeof bits);
+  return bits;
+}
+
 // Weights of one vector of columns: bf16 as [k / 2][columns][2], fp32 as [k][columns].
 template <int kRows, int kVecs>
 inline void Tile(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t w_stride, int k, float* sum,
@@ -26,14 +32,14 @@ inline void Tile(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t
     }
 #pragma GCC unroll 16
     for (int m = 0; m < kRows; m++) {
-      const Pairs pair = SetPair(x[m * x_stride + i], x[m * x_stride + i + 1]);
+      const Pairs pair = SetPair(PairBits(x + m * x_stride + i));
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; v++) acc[m][v] = DotPairs(weights[v], pair, acc[m][v]);
     }
   }
   if (i < k) {
     for (int m = 0; m < kRows; m++) {
-      const Pairs pair = SetPair(x[m * x_stride + i], 0);
+      const Pairs pair = SetPair(x[m * x_stride + i]);
       for (int v = 0; v < kVecs; v++) {
         // The last weight pair may hold a key that is not written yet: take its even half only.
         uint16_t even[2 * kLanes];

@@ -81,9 +81,7 @@ inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, ze
   for (int i = 0; i < n; i++) lanes[i] = p[i];
   return LoadPairs(lanes);
 }
-inline Pairs SetPair(uint16_t first, uint16_t second) {
-  return AsPairs(vdupq_n_u32(first | static_cast<uint32_t>(second) << 16));
-}
+inline Pairs SetPair(uint32_t bits) { return AsPairs(vdupq_n_u32(bits)); }  // the first of the pair in the low half
 
 }  // namespace
 }  // namespace LORID_ISA

@@ -112,7 +112,9 @@ inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, ze
           Map([&](int i) { return 2 * i + 1 < n ? Widen(p[2 * i + 1]) : 0.0f; })};
 }
 inline Pairs LoadPairs(const uint16_t* p) { return LoadPairsN(p, 2 * kLanes); }
-inline Pairs SetPair(uint16_t first, uint16_t second) { return {Set1(Widen(first)), Set1(Widen(second))}; }
+inline Pairs SetPair(uint32_t bits) {  // the first of the pair in the low half
+  return {Set1(FromBits(bits << 16)), Set1(FromBits(bits & 0xffff0000u))};
+}
 
 }  // namespace
 }  // namespace LORID_ISA
