@@ -26,6 +26,11 @@ struct Pointee<T*> {
   using Type = T;
 };
 
+template <int kCount>
+struct Constant {
+  static constexpr int kValue = kCount;
+};
+
 // Calls function with a typed null pointer for the dtype.
 template <typename Function>
 inline void WithType(DType dtype, Function function) {

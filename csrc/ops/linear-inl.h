@@ -36,15 +36,15 @@ inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, 
     }
 }
 
-template <int kRows, int kVecs, typename T>
+template <int kVecs, typename T>
 inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t, int64_t b_stride,
                        int ranks, int last_lanes, float* sum) {
-  for (; rows >= kRows; rows -= kRows, shrunk += kRows * shrunk_stride, sum += kRows * kBlockCols)
-    ExpandTile<kRows, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
-  if constexpr (kRows > 1) {
-    constexpr int kNext = kRows == 12 ? 8 : kRows / 2;
-    if (rows > 0) ExpandRows<kNext, kVecs>(shrunk, shrunk_stride, rows, scale, b_t, b_stride, ranks, last_lanes, sum);
-  }
+  for (; rows >= kTileRows; rows -= kTileRows, shrunk += kTileRows * shrunk_stride, sum += kTileRows * kBlockCols)
+    ExpandTile<kTileRows, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
+  if (rows > 0)
+    WithCount<kTileRows - 1>(rows, [&](auto count) {
+      ExpandTile<decltype(count)::kValue, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
+    });
 }
 
 template <typename T>
@@ -54,10 +54,10 @@ inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows
     const int left = columns - c;
     if (left > (kTileVecs - 1) * kLanes) {
       const int lanes = LanesLeft(left - (kTileVecs - 1) * kLanes);
-      ExpandRows<kTileRows, kTileVecs>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, lanes, sum + c);
+      ExpandRows<kTileVecs>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, lanes, sum + c);
       c += kTileVecs * kLanes;
     } else {
-      ExpandRows<kTileRows, 1>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, LanesLeft(left), sum + c);
+      ExpandRows<1>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, LanesLeft(left), sum + c);
       c += kLanes;
     }
   }

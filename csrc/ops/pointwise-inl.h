@@ -54,9 +54,6 @@ void SiluMul(const SiluMulTile& tile) {
   });
 }
 
-inline void StoreOne(float* p, float value) { *p = value; }
-inline void StoreOne(uint16_t* p, float value) { StoreBf16N(p, Set1(value), 1); }
-
 // Rotates one head into y: y[d] = x[d] cos[d] - x[d + D/2] sin[d], y[d + D/2] = x[d + D/2] cos[d] + x[d] sin[d].
 template <typename X, typename Y>
 inline void RotateHead(const X* x, const float* cos, const float* sin, int half, Y* y) {
@@ -82,26 +79,25 @@ inline int64_t ValueIndex(int head, int padded, int place, int d) {
 }
 
 template <typename X, typename Y>
-inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, const float* cos, const float* sin, int64_t slot,
-                          float* rotated) {
+inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, const float* cos, const float* sin, int64_t slot) {
   const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
   const int place = static_cast<int>(slot % kPageTokens);
   Y* k_page = static_cast<Y*>(tile.k_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * head_dim;
   Y* v_page = static_cast<Y*>(tile.v_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * padded;
+  Y row[kMaxHeadDim];
   for (int g = 0; g < tile.num_kv_heads; g++, key += head_dim, value += head_dim) {
-    RotateHead(key, cos, sin, head_dim / 2, rotated);
-    for (int d = 0; d < head_dim; d++) StoreOne(k_page + KeyIndex<Y>(g, head_dim, place, d), rotated[d]);
-    for (int d = 0; d < head_dim; d++) {
-      float lanes[kLanes];
-      Store(lanes, LoadAsN(value + d, 1));
-      StoreOne(v_page + ValueIndex<Y>(g, padded, place, d), lanes[0]);
+    RotateHead(key, cos, sin, head_dim / 2, row);
+    for (int d = 0; d < head_dim; d++) k_page[KeyIndex<Y>(g, head_dim, place, d)] = row[d];
+    for (int d = 0; d < head_dim; d += kLanes) {
+      const int lanes = LanesLeft(head_dim - d);
+      StoreAsN(row + d, LoadAsN(value + d, lanes), lanes);
     }
+    for (int d = 0; d < head_dim; d++) v_page[ValueIndex<Y>(g, padded, place, d)] = row[d];
   }
 }
 
 void Rope(const RopeTile& tile) {
   const int head_dim = tile.head_dim, half = head_dim / 2;
-  float rotated[kMaxHeadDim];
   WithType(tile.in_dtype, [&](auto* in) {
     WithType(tile.out_dtype, [&](auto* out) {
       using X = typename Pointee<decltype(in)>::Type;
@@ -113,7 +109,7 @@ void Rope(const RopeTile& tile) {
         Y* q = static_cast<Y*>(tile.q_out) + t * tile.q_out_stride;
         for (int h = 0; h < tile.num_heads; h++) RotateHead(qkv + h * head_dim, cos, sin, half, q + h * head_dim);
         const X* key = qkv + tile.num_heads * head_dim;
-        WriteKeyValue<X, Y>(tile, key, key + tile.num_kv_heads * head_dim, cos, sin, tile.cache_slot[t], rotated);
+        WriteKeyValue<X, Y>(tile, key, key + tile.num_kv_heads * head_dim, cos, sin, tile.cache_slot[t]);
       }
     });
   });

@@ -75,16 +75,25 @@ inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_str
     for (int v = 0; v < kVecs; v++) Store(sum + m * sum_stride + v * kLanes, acc[m][v]);
 }
 
-// The widest tile first, then halves: rows in any number, with few instantiations.
-template <int kRows, int kVecs, typename T>
+// Calls function with an integral constant equal to n, for n from 1 to kMost.
+template <int kMost, typename Function>
+inline void WithCount(int64_t n, Function function) {
+  if constexpr (kMost > 1) {
+    if (n < kMost) return WithCount<kMost - 1>(n, function);
+  }
+  function(Constant<kMost>{});
+}
+
+// Rows in any number: the widest tile first, then one that is just as wide as what is left.
+template <int kVecs, typename T>
 inline void TileRows(const T* x, int64_t x_stride, int64_t rows, const T* w, int64_t w_stride, int k, float* sum,
                      int64_t sum_stride, bool go_on) {
-  for (; rows >= kRows; rows -= kRows, x += kRows * x_stride, sum += kRows * sum_stride)
-    Tile<kRows, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on);
-  if constexpr (kRows > 1) {
-    constexpr int kNext = kRows == 12 ? 8 : kRows / 2;
-    if (rows > 0) TileRows<kNext, kVecs>(x, x_stride, rows, w, w_stride, k, sum, sum_stride, go_on);
-  }
+  for (; rows >= kTileRows; rows -= kTileRows, x += kTileRows * x_stride, sum += kTileRows * sum_stride)
+    Tile<kTileRows, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on);
+  if (rows > 0)
+    WithCount<kTileRows - 1>(rows, [&](auto count) {
+      Tile<decltype(count)::kValue, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on);
+    });
 }
 
 // sum [rows, columns]; columns is a multiple of 16. lane_width is the distance between neighbouring columns in w: 2 in bf16.
@@ -94,9 +103,9 @@ inline void TileBlock(const T* x, int64_t x_stride, int64_t rows, const T* w, in
   constexpr int kLaneWidth = sizeof(T) == 2 ? 2 : 1;
   int c = 0;
   for (; c + kTileVecs * kLanes <= columns; c += kTileVecs * kLanes)
-    TileRows<kTileRows, kTileVecs>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
+    TileRows<kTileVecs>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
   for (; c < columns; c += kLanes)
-    TileRows<kTileRows, 1>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
+    TileRows<1>(x, x_stride, rows, w + c * kLaneWidth, w_stride, k, sum + c, sum_stride, go_on);
 }
 
 }  // namespace
