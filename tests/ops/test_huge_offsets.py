@@ -1,0 +1,64 @@
+"""Offsets past 2^31 elements, in memory that is committed only where it is touched."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import assert_close, assert_same_bits, lazy_zeros
+
+from lorid_engine.ops import AdapterBank, SegmentPlan, lora_expand, lora_shrink, paged_attention
+from lorid_engine.ops.kv_pages import page_shapes, write_token
+
+PAST = 2**31
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_adapter_at_the_end_of_a_huge_bank(isa: str, dtype: torch.dtype) -> None:
+    features, rank = 2**14, 4
+    before = PAST // features  # ranks of slot 0: its matrices end at element 2^31
+    size = (before + rank, features)
+    a, b_t = (lazy_zeros(size[0] * size[1], dtype).view(size) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    a[before:] = torch.randn(rank, features, generator=generator).to(dtype) / 128
+    b_t[before:] = torch.randn(rank, features, generator=generator).to(dtype)
+    offset = torch.tensor([0, before, before + rank], dtype=torch.int32)
+    bank = AdapterBank(a, b_t, offset, torch.tensor([1.0, 0.5]), before)
+    small = AdapterBank.from_tensors([None, (a[before:].clone(), b_t[before:].t().clone(), 0.5)])
+    plan = SegmentPlan.from_slots([1, -1, 1])
+    x = torch.randn(3, features, generator=generator).to(dtype)
+    shrunk = lora_shrink(x, bank, plan)
+    assert_same_bits(shrunk[[0, 2], :rank], lora_shrink(x, small, plan)[[0, 2], :rank])
+    y, expected = torch.zeros(3, features, dtype=dtype), torch.zeros(3, features, dtype=dtype)
+    lora_expand(y, shrunk[:, :].contiguous(), bank, plan)
+    lora_expand(expected, shrunk[:, :rank].contiguous(), small, plan)
+    assert_same_bits(y, expected)
+    assert y[0].abs().max() > 0
+
+
+def test_rows_far_apart(isa: str) -> None:
+    storage = lazy_zeros(2 * PAST + 64, torch.bfloat16)
+    x = storage.as_strided((3, 16), (PAST, 1))
+    x.copy_(torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    bank = AdapterBank.from_tensors([(torch.ones(2, 16).bfloat16(), torch.ones(16, 2).bfloat16(), 1.0)])
+    plan = SegmentPlan.from_slots([0, 0, 0])
+    assert_same_bits(lora_shrink(x, bank, plan), lora_shrink(x.contiguous(), bank, plan))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pages_past_two_to_the_31(isa: str, dtype: torch.dtype) -> None:
+    shapes = page_shapes(2, 64, dtype)
+    size = 2 * 64 * 16
+    last = PAST // size
+    k_pages, v_pages = (lazy_zeros((last + 1) * size, dtype).view(last + 1, *shape) for shape in shapes)
+    generator = torch.Generator().manual_seed(0)
+    kv = torch.randn(5, 2, 2, 64, generator=generator)
+    near = [torch.zeros(1, *shape, dtype=dtype) for shape in shapes]
+    for position in range(5):
+        write_token(k_pages, v_pages, last * 16 + position, kv[position, 0], kv[position, 1])
+        write_token(*near, position, kv[position, 0], kv[position, 1])
+    q = torch.randn(5, 256, generator=generator).to(dtype)
+    offset, positions = torch.tensor([0, 5], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
+    far = paged_attention(q, k_pages, v_pages, torch.tensor([[last]], dtype=torch.int32), offset, positions, 64, 0.125, 0)
+    same = paged_attention(q, *near, torch.tensor([[0]], dtype=torch.int32), offset, positions, 64, 0.125, 0)
+    assert_same_bits(far, same)
+    assert_close(far[0], kv[0, 1].repeat_interleave(2, dim=0).flatten().to(dtype))
