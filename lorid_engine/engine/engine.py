@@ -1,0 +1,520 @@
+"""Engine: requests in, text out; one frozen base, any mix of adapters in every step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from lorid_engine import env
+from lorid_engine.engine.assemble import assemble
+from lorid_engine.engine.batch import StepBatch, StepResult
+from lorid_engine.engine.pages import PAGE_SIZE, PagePool
+from lorid_engine.engine.request import CompletionOutput, Logprob, Request, RequestOutput
+from lorid_engine.engine.scheduler import Scheduler
+from lorid_engine.engine.sequence import Group, Sequence, philox_key
+from lorid_engine.engine.text import TextStream
+from lorid_engine.engine.tokenizer import Tokenizer
+from lorid_engine.errors import AdapterError, BackendUnavailableError, CapacityError, ConfigError, LoridError, RequestError
+from lorid_engine.model.adapters import LoraAdapter, load_adapter
+from lorid_engine.model.config import ModelConfig
+
+NUM_SLOTS = 128
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class StepRunner(Protocol):
+    """What the engine needs of a runner."""
+
+    def run(self, batch: StepBatch) -> StepResult:
+        """Runs one step."""
+
+    def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
+        """Puts an adapter into a free slot."""
+
+    def unload_adapter(self, slot: int) -> None:
+        """Empties a slot."""
+
+
+@dataclass(frozen=True)
+class EngineStats:
+    """Counts since the engine was made, and its state now.
+
+    Attributes:
+        steps: forward passes.
+        step_seconds: time inside them.
+        prompt_tokens: rows computed that drew no token, preempted tokens computed again included.
+        cached_prompt_tokens: prompt tokens taken over from pages that were filled already.
+        generated_tokens: tokens drawn.
+        preemptions: times that a sequence gave up its pages.
+        live_sequences: samples that have not ended.
+        pages_held: KV pages that sequences hold. pages_cached: free ones that still hold a prefix. pages_total: all.
+        adapters: names of the loaded adapters.
+    """
+
+    steps: int
+    step_seconds: float
+    prompt_tokens: int
+    cached_prompt_tokens: int
+    generated_tokens: int
+    preemptions: int
+    live_sequences: int
+    pages_held: int
+    pages_cached: int
+    pages_total: int
+    adapters: tuple[str, ...]
+
+
+class Engine:
+    """Generates text with a frozen base and LoRA adapters; requests of any adapter or none share every step.
+
+    Not safe for use by several threads at once.
+
+    Args:
+        base: a folder in Hugging Face's format, or a .gguf file (converted once into the cache).
+        adapters: folders in PEFT's format, by the name that requests use.
+        dtype: "bfloat16" (summed in float32) or "float32" throughout.
+        device: "cpu".
+        threads: of a step; default LORID_THREADS or the cores that the process may use.
+        max_batch_rows: most sequences of a step.
+        kv_memory: bytes for KV pages; default half of the free memory, at most what max_batch_rows full contexts need, and
+            at most 2 GiB.
+        max_batch_tokens: most tokens of a step; longer prompts are computed in chunks.
+
+    Raises:
+        ConfigError, CheckpointError, AdapterError, BackendUnavailableError, CapacityError: what cannot be used, and why.
+    """
+
+    def __init__(
+        self,
+        base: str | os.PathLike[str],
+        adapters: Mapping[str, str | os.PathLike[str]] | None = None,
+        *,
+        dtype: str | torch.dtype = "bfloat16",
+        device: str = "cpu",
+        threads: int | None = None,
+        max_batch_rows: int = 64,
+        kv_memory: int | None = None,
+        max_batch_tokens: int = 512,
+    ) -> None:
+        from lorid_engine.engine.runner import Runner, page_bytes
+        from lorid_engine.ops import cpu
+
+        torch_dtype = _check_options(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
+        folder = _base_folder(Path(base))
+        config = ModelConfig.from_folder(folder)
+        tokenizer = Tokenizer.from_folder(folder)
+        if kv_memory is None:
+            contexts = max_batch_rows * -(-config.max_positions // PAGE_SIZE) * page_bytes(config, torch_dtype)
+            kv_memory = min(_free_memory() // 2, contexts, 2 * 2**30)
+        num_pages = kv_memory // page_bytes(config, torch_dtype)
+        if num_pages < 1:
+            raise CapacityError(f"kv_memory of {kv_memory} bytes holds no page; one takes {page_bytes(config, torch_dtype)}")
+        runner = Runner(
+            folder,
+            config,
+            dtype=torch_dtype,
+            threads=threads or cpu.threads(),
+            num_pages=num_pages,
+            max_batch_tokens=max_batch_tokens,
+            max_samples=max_batch_rows,
+            num_slots=NUM_SLOTS,
+        )
+        self._start(runner, tokenizer, config, num_pages, max_batch_rows, max_batch_tokens)
+        for name, path in (adapters or {}).items():
+            self.load_adapter(name, path)
+
+    def _start(
+        self,
+        runner: StepRunner,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        num_pages: int,
+        max_batch_rows: int,
+        max_batch_tokens: int,
+    ) -> None:
+        """The part of construction that does not load a model: tests put a runner of their own under the engine."""
+        self.config, self.tokenizer, self.max_batch_rows = config, tokenizer, max_batch_rows
+        self._runner = runner
+        self._pool = PagePool(num_pages)
+        self._scheduler = Scheduler(self._pool, max_batch_rows, max_batch_tokens)
+        self._groups: dict[str, Group] = {}
+        self._slots: dict[str, int] = {}
+        self._roots: dict[str, bytes] = {}
+        self._arrivals = itertools.count()
+        self._loads = itertools.count(1)
+        self._names = itertools.count()
+        self._undelivered: dict[str, RequestOutput] = {}
+        self._steps = self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
+        self._step_seconds = 0.0
+
+    # Adapters
+
+    def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> None:
+        """Loads a LoRA adapter in PEFT's format under a new name.
+
+        Raises:
+            AdapterError: the name is taken, no slot is free, or the adapter cannot be used with this base.
+        """
+        if name in self._slots:
+            raise AdapterError(f"an adapter named {name!r} is loaded already; delete it first")
+        used = set(self._slots.values())
+        slot = next((slot for slot in range(NUM_SLOTS) if slot not in used), None)
+        if slot is None:
+            raise AdapterError(f"all {NUM_SLOTS} adapter slots are in use; delete an adapter first")
+        self._runner.load_adapter(slot, load_adapter(name, Path(folder), self.config))
+        self._slots[name] = slot
+        self._roots[name] = b"adapter %d" % next(self._loads)
+
+    def delete_adapter(self, name: str) -> None:
+        """Unloads an adapter.
+
+        Raises:
+            AdapterError: no such adapter, or requests still use it.
+        """
+        slot = self._slot_of(name)
+        users = sum(group.slot == slot for group in self._groups.values())
+        if users:
+            raise AdapterError(f"adapter {name!r} is used by {users} unfinished requests; finish or abort them first")
+        self._runner.unload_adapter(slot)
+        del self._slots[name], self._roots[name]
+
+    def _slot_of(self, name: str) -> int:
+        if name not in self._slots:
+            loaded = ", ".join(map(repr, self._slots)) or "none"
+            raise AdapterError(f"there is no adapter {name!r}; loaded: {loaded}")
+        return self._slots[name]
+
+    # Requests
+
+    def add_request(self, request: Request) -> str:
+        """Takes a request; it runs with the next step().
+
+        Returns:
+            Its id.
+
+        Raises:
+            RequestError, AdapterError, CapacityError: it cannot be served; nothing else is affected.
+        """
+        if not isinstance(request, Request):
+            raise RequestError(f"a request must be a Request; got {type(request).__name__}")
+        request_id = request.request_id or self._new_name()
+        if request_id in self._groups:
+            raise RequestError(f"there is an unfinished request {request_id!r} already")
+        prompt_ids = self._prompt_ids(request)
+        slot = -1 if request.adapter is None else self._slot_of(request.adapter)
+        root = b"base" if request.adapter is None else self._roots[request.adapter]
+        seed = request.sampling.seed
+        seed = int.from_bytes(os.urandom(8), "little") if seed is None else seed
+        text = request.prompt if isinstance(request.prompt, str) else None
+        key = philox_key(seed, request.key)
+        group = Group(request, request_id, text, prompt_ids, slot, root, key, next(self._arrivals))
+        for index in range(request.sampling.n):
+            stream = TextStream(
+                self.tokenizer, request.sampling.stop, keep_stop=request.sampling.include_stop_str_in_output
+            )
+            group.sequences.append(Sequence(group, index, list(prompt_ids), stream, waits_for_prompt=index > 0))
+        self._groups[request_id] = group
+        self._scheduler.add(group.sequences[0])
+        return request_id
+
+    def _new_name(self) -> str:
+        """An id that no unfinished request has."""
+        return next(name for number in self._names if (name := str(number)) not in self._groups)
+
+    def _prompt_ids(self, request: Request) -> list[int]:
+        prompt = request.prompt
+        if isinstance(prompt, str):
+            ids = self.tokenizer.encode(prompt)
+        else:
+            try:
+                ids = [int(token) for token in prompt]
+            except (TypeError, ValueError):
+                raise RequestError(f"a prompt must be text or token ids; got {type(prompt).__name__}") from None
+            wrong = next((token for token in ids if not 0 <= token < self.config.vocab_size), None)
+            if wrong is not None:
+                raise RequestError(f"token ids must be from 0 to {self.config.vocab_size - 1}; got {wrong}")
+        if not ids:
+            raise RequestError("the prompt is empty; give at least one token")
+        if len(ids) >= self.config.max_positions:
+            raise RequestError(
+                f"the prompt has {len(ids)} tokens; the context of {self.config.max_positions} leaves no room for an answer"
+            )
+        pages = -(-(len(ids) + 1) // PAGE_SIZE)
+        if pages > self._pool.num_pages:
+            raise CapacityError(
+                f"the prompt has {len(ids)} tokens and needs {pages} KV pages; there are {self._pool.num_pages} in all: "
+                "raise kv_memory"
+            )
+        return ids
+
+    def abort_request(self, request_id: str) -> bool:
+        """Ends a request at once; what it generated is lost. False if it has finished already or never was."""
+        group = self._groups.pop(request_id, None)
+        self._undelivered.pop(request_id, None)
+        if group is None:
+            return False
+        for sequence in group.sequences:
+            self._scheduler.remove(sequence)
+        return True
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether step() has anything to do or to deliver."""
+        return bool(self._groups or self._undelivered)
+
+    # Steps
+
+    def step(self) -> list[RequestOutput]:
+        """Runs one forward pass and returns every request that got a token or ended, its text so far included.
+
+        If it raises, no request is lost: the next step computes again what this one had not finished.
+        """
+        outputs, self._undelivered = self._undelivered, {}
+        try:
+            outputs |= self._advance()
+        except BaseException:
+            self._undelivered = outputs
+            raise
+        return list(outputs.values())
+
+    def _advance(self) -> dict[str, RequestOutput]:
+        if not self._groups:
+            return {}
+        plan = self._scheduler.schedule()
+        if plan.starved is not None:
+            return self._fail_starved(plan.starved)
+        batch, drawing = assemble(plan)
+        start = time.perf_counter()
+        try:
+            result = self._runner.run(batch)
+        except BaseException:
+            self._scheduler.reset()
+            raise
+        self._step_seconds += time.perf_counter() - start
+        self._steps += 1
+        self._prompt_tokens += len(batch.token_ids) - len(drawing)
+        self._generated_tokens += len(drawing)
+        for sequence, count in plan.rows:
+            sequence.computed += count
+            self._fork_waiting(sequence)
+        for row, sequence in enumerate(drawing):
+            self._take_token(sequence, int(result.token_ids[row]), result, row)
+        return {group.request_id: self._deliver(group) for group in {s.group: None for s in drawing}}
+
+    def _fork_waiting(self, sequence: Sequence) -> None:
+        """Starts samples 1 to n - 1 once sample 0 has their prompt in pages."""
+        if sequence.index == 0 and sequence.computed >= len(sequence.group.prompt_ids):
+            for child in sequence.group.sequences[1:]:
+                if child.waits_for_prompt:
+                    self._scheduler.fork(sequence, child)
+
+    def _take_token(self, sequence: Sequence, token: int, result: StepResult, row: int) -> None:
+        params = sequence.group.request.sampling
+        if token < 0:
+            self._fail(sequence, RequestError("no logit of this request is a number; its adapter or base is damaged"))
+            return
+        sequence.tokens.append(token)
+        if params.logprobs is not None:
+            self._add_logprobs(sequence, token, params.logprobs, result, row)
+        if token in self.config.eos_token_ids and not params.ignore_eos:
+            self._end(sequence, "stop")
+        elif token in params.stop_token_ids:
+            if params.include_stop_str_in_output:
+                sequence.stream.push(token)
+            self._end(sequence, "stop", token)
+        else:
+            sequence.stream.push(token)
+            if sequence.stream.stopped_by is not None:
+                self._end(sequence, "stop", sequence.stream.stopped_by)
+            elif len(sequence.output_ids) >= params.max_tokens or len(sequence.tokens) >= self.config.max_positions:
+                self._end(sequence, "length")
+
+    def _add_logprobs(self, sequence: Sequence, token: int, count: int, result: StepResult, row: int) -> None:
+        assert result.logprob is not None and result.rank is not None
+        assert result.top_ids is not None and result.top_logprobs is not None
+        drawn = float(result.logprob[row])
+        entries = {token: Logprob(drawn, int(result.rank[row]), self.tokenizer.token(token))}
+        for place in range(min(count, result.top_ids.shape[1])):
+            top = int(result.top_ids[row, place])
+            if top >= 0 and top not in entries:
+                entries[top] = Logprob(float(result.top_logprobs[row, place]), place + 1, self.tokenizer.token(top))
+        sequence.logprobs.append(entries)
+        sequence.cumulative_logprob += drawn
+
+    def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:
+        sequence.finish_reason, sequence.stop_reason = reason, stop_reason
+        sequence.stream.finish()
+        self._scheduler.remove(sequence)
+
+    def _fail(self, sequence: Sequence, error: LoridError) -> None:
+        """Ends a request with an error; its samples keep what they have."""
+        sequence.group.error = error
+        for sample in sequence.group.sequences:
+            if sample.finish_reason is None:
+                self._end(sample, "error")
+
+    def _fail_starved(self, sequence: Sequence) -> dict[str, RequestOutput]:
+        self._fail(
+            sequence,
+            CapacityError(
+                f"out of KV pages: a sequence of {len(sequence.tokens)} tokens, alone, needs more than the "
+                f"{self._pool.num_pages} pages of {PAGE_SIZE} tokens; raise kv_memory or lower max_tokens"
+            ),
+        )
+        return {sequence.group.request_id: self._deliver(sequence.group)}
+
+    def _deliver(self, group: Group) -> RequestOutput:
+        if group.finished and self._groups.pop(group.request_id, None) is not None:
+            self._cached_tokens += group.cached_tokens
+        return RequestOutput(
+            request_id=group.request_id,
+            prompt=group.prompt,
+            prompt_token_ids=tuple(group.prompt_ids),
+            outputs=tuple(_completion(sequence) for sequence in group.sequences),
+            finished=group.finished,
+            error=group.error,
+            num_cached_tokens=group.cached_tokens,
+        )
+
+    # Whole requests
+
+    def generate(self, requests: Request | Iterable[Request]) -> list[RequestOutput]:
+        """Runs requests to their end.
+
+        Returns:
+            Their outputs in order. One that cannot be served has `error` set and a sample whose finish_reason is "error"; the
+            others are not affected. If it is interrupted, its unfinished requests are aborted.
+        """
+        requests = [requests] if isinstance(requests, Request) else list(requests)
+        done: dict[int, RequestOutput] = {}
+        mine: dict[str, int] = {}
+        for place, request in enumerate(requests):
+            try:
+                mine[self.add_request(request)] = place
+            except LoridError as error:
+                done[place] = _refused(request, error)
+        try:
+            while len(done) < len(requests):
+                for output in self._step_for(mine):
+                    if output.finished:
+                        done[mine[output.request_id]] = output
+        finally:
+            for request_id in mine:
+                self.abort_request(request_id)
+        return [done[place] for place in range(len(requests))]
+
+    def stream(self, request: Request) -> Iterator[RequestOutput]:
+        """Runs one request and yields its output after every token; closing the iterator aborts it.
+
+        Raises:
+            RequestError, AdapterError, CapacityError: it cannot be served.
+        """
+        request_id = self.add_request(request)
+        try:
+            while True:
+                for output in self._step_for({request_id: 0}):
+                    yield output
+                    if output.finished:
+                        return
+        finally:
+            self.abort_request(request_id)
+
+    def _step_for(self, mine: Mapping[str, int]) -> list[RequestOutput]:
+        """One step; what belongs to other requests is kept for whoever calls step()."""
+        outputs = self.step()
+        self._undelivered |= {output.request_id: output for output in outputs if output.request_id not in mine}
+        return [output for output in outputs if output.request_id in mine]
+
+    def stats(self) -> EngineStats:
+        """Counts and state, for logs and benchmarks."""
+        return EngineStats(
+            steps=self._steps,
+            step_seconds=self._step_seconds,
+            prompt_tokens=self._prompt_tokens,
+            cached_prompt_tokens=self._cached_tokens,
+            generated_tokens=self._generated_tokens,
+            preemptions=self._scheduler.preemptions,
+            live_sequences=sum(s.finish_reason is None for g in self._groups.values() for s in g.sequences),
+            pages_held=self._pool.num_pages - self._pool.num_free,
+            pages_cached=self._pool.num_cached,
+            pages_total=self._pool.num_pages,
+            adapters=tuple(self._slots),
+        )
+
+
+def _completion(sequence: Sequence) -> CompletionOutput:
+    wanted = sequence.group.request.sampling.logprobs is not None
+    finished = sequence.finish_reason is not None
+    return CompletionOutput(
+        index=sequence.index,
+        text=sequence.stream.text if finished else sequence.stream.visible(),
+        token_ids=tuple(sequence.output_ids),
+        cumulative_logprob=sequence.cumulative_logprob if wanted else None,
+        logprobs=tuple(sequence.logprobs) if wanted else None,
+        finish_reason=sequence.finish_reason,
+        stop_reason=sequence.stop_reason,
+    )
+
+
+def _refused(request: Request, error: LoridError) -> RequestOutput:
+    prompt = getattr(request, "prompt", None)
+    return RequestOutput(
+        request_id=getattr(request, "request_id", None) or "",
+        prompt=prompt if isinstance(prompt, str) else None,
+        prompt_token_ids=(),
+        outputs=(CompletionOutput(0, "", (), finish_reason="error"),),
+        finished=True,
+        error=error,
+    )
+
+
+def _check_options(
+    dtype: str | torch.dtype,
+    device: str,
+    threads: int | None,
+    max_batch_rows: int,
+    kv_memory: int | None,
+    max_batch_tokens: int,
+) -> torch.dtype:
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
+    if device != "cpu":
+        raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
+    numbers = {"threads": threads, "max_batch_rows": max_batch_rows, "kv_memory": kv_memory, "max_batch_tokens": max_batch_tokens}
+    for option, value in numbers.items():
+        if value is None and option in ("threads", "kv_memory"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{option} must be a whole number of at least 1; got {value!r}")
+    if max_batch_tokens < max_batch_rows:
+        raise ConfigError(
+            f"max_batch_tokens must be at least max_batch_rows = {max_batch_rows}, one token a row; got {max_batch_tokens}"
+        )
+    return _DTYPES[name]
+
+
+def _base_folder(base: Path) -> Path:
+    if base.suffix == ".gguf":
+        from lorid_engine.model.gguf import hf_folder_from_gguf
+
+        return hf_folder_from_gguf(base, env.cache_dir())
+    return base
+
+
+def _free_memory() -> int:
+    """Bytes that can be had without swapping, as far as the system tells; else 4 GiB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30

@@ -1,0 +1,138 @@
+"""What a user asks of the engine and gets back; field names are vLLM's where it has them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lorid_engine.errors import ConfigError, LoridError
+
+
+def _number(name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False, above: bool = False) -> None:
+    kinds: tuple[type, ...] = (int,) if whole else (int, float)
+    valid = isinstance(value, kinds) and not isinstance(value, bool)
+    if valid:
+        valid = least <= value <= most and not (above and value == least)  # type: ignore[operator]
+    if not valid or (isinstance(value, float) and not math.isfinite(value)):
+        kind = "a whole number" if whole else "a number"
+        bound = f"above {least:g}" if above else f"of at least {least:g}"
+        upper = f" and at most {most:g}" if most < math.inf else ""
+        raise ConfigError(f"{name} must be {kind} {bound}{upper}; got {value!r}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How tokens are drawn and when a sample ends.
+
+    Attributes:
+        n: samples of the prompt.
+        temperature: 0 takes the likeliest token.
+        top_p: keep the fewest tokens that hold this share of the probability; 1 = all.
+        top_k: keep the likeliest so many; 0 or -1 = all.
+        seed: with Request.key it decides every draw; None = a fresh one.
+        stop: strings that end a sample; the text is cut before them.
+        stop_token_ids: tokens that end a sample.
+        max_tokens: most tokens of a sample.
+        logprobs: report the drawn token's log-probability and so many of the likeliest; None = none.
+        ignore_eos: go on after the end-of-text token.
+        include_stop_str_in_output: leave the stop string in the text.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    n: int = 1
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: str | Sequence[str] = ()
+    stop_token_ids: Sequence[int] = ()
+    max_tokens: int = 16
+    logprobs: int | None = None
+    ignore_eos: bool = False
+    include_stop_str_in_output: bool = False
+
+    def __post_init__(self) -> None:
+        _number("n", self.n, 1, 1024, whole=True)
+        _number("temperature", self.temperature, 0)
+        _number("top_p", self.top_p, 0, 1, above=True)
+        _number("top_k", self.top_k, -1, whole=True)
+        _number("max_tokens", self.max_tokens, 1, whole=True)
+        if self.seed is not None:
+            _number("seed", self.seed, 0, 2**64 - 1, whole=True)
+        if self.logprobs is not None:
+            _number("logprobs", self.logprobs, 0, 100, whole=True)
+        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        if not all(isinstance(text, str) and text for text in self.stop):
+            raise ConfigError(f"stop must be strings that are not empty; got {self.stop!r}")
+        for token in self.stop_token_ids:
+            _number("stop_token_ids", token, 0, whole=True)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt for one adapter or for the base alone.
+
+    Attributes:
+        prompt: text, encoded as plain characters, or token ids.
+        adapter: name of a loaded adapter; None = base only.
+        sampling: how to draw.
+        key: with the seed it decides every draw; two requests of one seed and key draw alike.
+        priority: lower runs first.
+        request_id: the caller's name for it; None = the engine gives one.
+    """
+
+    prompt: str | Sequence[int]
+    adapter: str | None = None
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    key: bytes = b""
+    priority: int = 0
+    request_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability under the raw logits, its rank (1 = likeliest) and its text."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+@dataclass(frozen=True)
+class CompletionOutput:
+    """One sample so far.
+
+    Attributes:
+        index: which of the n samples.
+        text: what is certain of the text; without the stop string or stop token.
+        token_ids: the drawn tokens, the stop token included.
+        cumulative_logprob: sum over the tokens, where logprobs were asked for.
+        logprobs: for each token, its own and the likeliest ones' log-probabilities by id, where asked for.
+        finish_reason: "stop", "length", "abort", "error", or None while it runs.
+        stop_reason: the stop string or stop token id that ended it; None for the end-of-text token.
+    """
+
+    index: int
+    text: str
+    token_ids: tuple[int, ...]
+    cumulative_logprob: float | None = None
+    logprobs: tuple[dict[int, Logprob], ...] | None = None
+    finish_reason: str | None = None
+    stop_reason: str | int | None = None
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """A request so far: its samples, and the error that ended it if one did."""
+
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: tuple[int, ...]
+    outputs: tuple[CompletionOutput, ...]
+    finished: bool
+    error: LoridError | None = None
+    num_cached_tokens: int = 0

@@ -1,0 +1,124 @@
+"""ModelConfig: what the forward needs to know of a checkpoint, read from its config.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lorid_engine.errors import CheckpointError
+
+SUPPORTED = ("llama",)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, not JSON, or no object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.parent} has no {path.name}; a base is a folder in Hugging Face's format") from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} must hold a JSON object; got {type(value).__name__}")
+    return value
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a Llama-family model.
+
+    Raises:
+        CheckpointError: numbers that fit no such model.
+    """
+
+    model_type: str
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    intermediate_size: int
+    vocab_size: int
+    rms_norm_eps: float
+    rope_theta: float
+    max_positions: int
+    tie_word_embeddings: bool
+    eos_token_ids: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
+        for name in (*sizes, "max_positions"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+                raise CheckpointError(f"config.json: {name} must be a positive whole number; got {value!r}")
+        if self.num_heads % self.num_kv_heads:
+            raise CheckpointError(
+                f"config.json: {self.num_heads} attention heads cannot share {self.num_kv_heads} key-value heads evenly"
+            )
+        if self.head_dim % 2:
+            raise CheckpointError(f"config.json: head_dim must be even for rotary embedding; got {self.head_dim}")
+
+    @classmethod
+    def from_folder(cls, folder: Path | str) -> ModelConfig:
+        """Reads config.json, and generation_config.json where there is one (more end-of-text tokens).
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or the model is of a kind that is not supported.
+        """
+        folder = Path(folder)
+        raw = read_json(folder / "config.json")
+        model_type = raw.get("model_type")
+        if model_type not in SUPPORTED:
+            raise CheckpointError(f"{folder}: model_type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
+        for flag in ("attention_bias", "mlp_bias"):
+            if raw.get(flag):
+                raise CheckpointError(f"{folder}: {flag} is not supported")
+        if raw.get("hidden_act", "silu") != "silu":
+            raise CheckpointError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported; supported: silu")
+        try:
+            return cls(
+                model_type=model_type,
+                hidden_size=raw["hidden_size"],
+                num_layers=raw["num_hidden_layers"],
+                num_heads=raw["num_attention_heads"],
+                num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
+                head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+                intermediate_size=raw["intermediate_size"],
+                vocab_size=raw["vocab_size"],
+                rms_norm_eps=float(raw["rms_norm_eps"]),
+                rope_theta=_rope_theta(folder, raw),
+                max_positions=raw["max_position_embeddings"],
+                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                eos_token_ids=_eos_token_ids(folder, raw),
+            )
+        except KeyError as error:
+            raise CheckpointError(f"{folder / 'config.json'} has no {error.args[0]}") from None
+        except (TypeError, ZeroDivisionError) as error:
+            raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
+
+
+def _rope_theta(folder: Path, raw: dict[str, Any]) -> float:
+    """theta, from transformers 5's rope_parameters or the older top-level keys; only the default kind of rotation."""
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    kind = rope.get("rope_type") or rope.get("type") or "default"
+    if kind != "default":
+        raise CheckpointError(f"{folder}: rope type {kind!r} is not supported; supported: default")
+    theta = rope.get("rope_theta") or raw.get("rope_theta") or 10000.0
+    if not isinstance(theta, int | float) or not theta > 0:
+        raise CheckpointError(f"{folder}: rope_theta must be a positive number; got {theta!r}")
+    return float(theta)
+
+
+def _eos_token_ids(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:
+    found: set[int] = set()
+    generation = folder / "generation_config.json"
+    for source in (raw, read_json(generation) if generation.exists() else {}):
+        ids = source.get("eos_token_id")
+        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+    return tuple(sorted(found))

@@ -1,0 +1,85 @@
+"""Checkpoint: the tensors of a safetensors checkpoint, mapped and checked. Nothing is ever unpickled."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from lorid_engine.errors import CheckpointError
+from lorid_engine.model.config import read_json
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def open_safetensors(path: Path) -> Any:
+    """Maps a safetensors file.
+
+    Raises:
+        CheckpointError: the file is missing, cut short, or of another format.
+    """
+    try:
+        return safe_open(str(path), framework="pt")
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is missing") from None
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is no complete safetensors file ({error}); fetch or save it again") from None
+
+
+class Checkpoint:
+    """A folder's model.safetensors, or the shards that model.safetensors.index.json lists, memory-mapped.
+
+    Raises:
+        CheckpointError: no such files, or one is damaged; also from tensor().
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self._folder = Path(folder)
+        index = self._folder / "model.safetensors.index.json"
+        if index.exists():
+            files = self._shards(index)
+        elif (self._folder / "model.safetensors").exists():
+            files = [self._folder / "model.safetensors"]
+        else:
+            raise CheckpointError(self._nothing_found())
+        self._files = {path: open_safetensors(path) for path in files}
+        self._where = {name: path for path, file in self._files.items() for name in file.keys()}  # noqa: SIM118
+
+    def _nothing_found(self) -> str:
+        if not self._folder.is_dir():
+            return f"there is no folder {self._folder}"
+        if pickled := sorted(self._folder.glob("*.bin")) + sorted(self._folder.glob("*.pth")):
+            return f"{pickled[0]} is a pickle, which can run code and is never read; save the model as safetensors"
+        return f"{self._folder} has neither model.safetensors nor model.safetensors.index.json"
+
+    def _shards(self, index: Path) -> list[Path]:
+        weight_map = read_json(index).get("weight_map")
+        if not isinstance(weight_map, dict) or not weight_map:
+            raise CheckpointError(f"{index} has no weight_map")
+        names = sorted({str(name) for name in weight_map.values()})
+        for name in names:
+            if Path(name).name != name:
+                raise CheckpointError(f"{index} names {name!r}, which is not a file of its own folder")
+        return [self._folder / name for name in names]
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self._where)
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor, mapped from its file, of exactly this shape."""
+        if name not in self._where:
+            raise CheckpointError(f"{self._folder} has no tensor {name}; the checkpoint does not fit its config.json")
+        path = self._where[name]
+        try:
+            tensor = self._files[path].get_tensor(name)
+        except (SafetensorError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: {name} cannot be read: {error}") from None
+        if tensor.dtype not in DTYPES:
+            raise CheckpointError(f"{path}: {name} must be bfloat16, float16 or float32; got {tensor.dtype}")
+        if tuple(tensor.shape) != shape:
+            raise CheckpointError(f"{path}: {name} must have shape {list(shape)}; got {list(tensor.shape)}")
+        return tensor

@@ -1,0 +1,201 @@
+"""The recorded forward against transformers and PEFT, and against itself in other batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import SHAPES, adapted_model, reference_model, save_adapter, save_llama
+
+from lorid_engine.engine.batch import StepBatch
+from lorid_engine.engine.runner import Runner
+from lorid_engine.model.adapters import load_adapter
+from lorid_engine.model.config import ModelConfig
+
+PAGES_EACH = 20
+
+
+def make_runner(folder: Path, dtype: torch.dtype = torch.float32, threads: int = 2, num_pages: int = 8 * PAGES_EACH) -> Runner:
+    return Runner(
+        folder,
+        ModelConfig.from_folder(folder),
+        dtype=dtype,
+        threads=threads,
+        num_pages=num_pages,
+        max_batch_tokens=400,
+        max_samples=400,
+        num_slots=8,
+    )
+
+
+@dataclass
+class Feeder:
+    """Feeds sequences by hand: each owns scattered pages, and every row's logits come back."""
+
+    runner: Runner
+    slots: list[int]
+    fed: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.fed = [0] * len(self.slots)
+        order = np.random.default_rng(0).permutation(8 * PAGES_EACH).astype(np.int32)
+        self.tables = order[: len(self.slots) * PAGES_EACH].reshape(len(self.slots), PAGES_EACH)
+
+    def step(self, tokens: dict[int, list[int]]) -> dict[int, np.ndarray]:
+        """One step with these tokens of these sequences; the logits [tokens, V] of each."""
+        lengths = [len(part) for part in tokens.values()]
+        offset = np.cumsum([0, *lengths]).astype(np.int32)
+        rows = int(offset[-1])
+        positions = [np.arange(self.fed[b], self.fed[b] + len(part)) for b, part in tokens.items()]
+        self.runner.run(
+            StepBatch(
+                token_ids=np.concatenate(list(tokens.values())).astype(np.int32),
+                positions=np.concatenate(positions).astype(np.int32),
+                query_offset=offset,
+                block_table=self.tables[list(tokens)],
+                seg_offset=offset,
+                seg_slot=np.array([self.slots[b] for b in tokens], np.int32),
+                sample_rows=np.arange(rows, dtype=np.int32),
+                philox_key=np.zeros(rows, np.uint64),
+                philox_counter=np.zeros((rows, 2), np.uint32),
+                temperature=np.zeros(rows, np.float32),
+                top_k=np.zeros(rows, np.int32),
+                top_p=np.ones(rows, np.float32),
+                num_logprobs=-1,
+                page_copies=np.zeros((0, 2), np.int32),
+            )
+        )
+        for b, part in tokens.items():
+            self.fed[b] += len(part)
+        logits = self.runner.logits(rows)
+        return {b: logits[offset[i] : offset[i + 1]] for i, b in enumerate(tokens)}
+
+
+def token_list(count: int, seed: int = 0) -> list[int]:
+    return np.random.default_rng(seed).integers(3, 131, count).tolist()
+
+
+def expect_logits(actual: np.ndarray, model: torch.nn.Module, tokens: list[int]) -> None:
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).logits[0].double().numpy()
+    bound = 1e-4 * np.abs(expected).max()
+    assert actual.shape == expected.shape and np.abs(actual - expected).max() <= bound
+
+
+def feed_all(feeder: Feeder, b: int, tokens: list[int], cuts: list[int]) -> np.ndarray:
+    """A sequence's logits, fed in pieces that end at the cuts."""
+    pieces = [tokens[begin:end] for begin, end in zip([0, *cuts], [*cuts, len(tokens)], strict=True)]
+    return np.concatenate([feeder.step({b: piece})[b] for piece in pieces if piece])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_prefill_and_64_decode_steps_match_transformers(tmp_path: Path, isa: str, shape: str, tied: bool) -> None:
+    folder = save_llama(tmp_path / "base", shape, tied=tied)
+    tokens = token_list(100)
+    feeder = Feeder(make_runner(folder), [-1])
+    logits = feed_all(feeder, 0, tokens, list(range(36, 100)))
+    expect_logits(logits, reference_model(folder), tokens)
+
+
+def test_long_context_crosses_chunks(tmp_path: Path) -> None:
+    folder = save_llama(tmp_path / "base")
+    tokens = token_list(300)
+    expect_logits(feed_all(Feeder(make_runner(folder), [-1]), 0, tokens, [290]), reference_model(folder), tokens)
+
+
+ADAPTERS: dict[str, dict] = {
+    "rank3": dict(r=3, lora_alpha=5),
+    "rank8": dict(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]),
+    "rank64": dict(r=64, lora_alpha=8, target_modules="all-linear"),
+    "rslora": dict(r=16, use_rslora=True),
+    "patterns": dict(
+        r=4,
+        target_modules=["q_proj", "v_proj", "down_proj"],
+        rank_pattern={"layers.1.self_attn.q_proj": 9, "down_proj": 2},
+        alpha_pattern={"v_proj": 40},
+    ),
+}
+
+
+@pytest.fixture
+def adapted(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
+    base = save_llama(tmp_path / "base")
+    return base, {name: save_adapter(base, tmp_path / name, seed=i, **ADAPTERS[name]) for i, name in enumerate(ADAPTERS)}
+
+
+def test_mixed_adapters_in_one_batch_match_peft_one_at_a_time(adapted: tuple[Path, dict[str, Path]], isa: str) -> None:
+    base, folders = adapted
+    runner, config = make_runner(base), ModelConfig.from_folder(base)
+    for slot, (name, folder) in enumerate(folders.items()):
+        runner.load_adapter(slot, load_adapter(name, folder, config))
+    feeder = Feeder(runner, [*range(len(folders)), -1])
+    tokens = {b: token_list(20 + 3 * b, seed=b) for b in range(len(folders) + 1)}
+    prompt = feeder.step({b: part[:-4] for b, part in tokens.items()})
+    decoded = [feeder.step({b: [part[step - 4]] for b, part in tokens.items()}) for step in range(4)]
+    models = [*(adapted_model(base, folder) for folder in folders.values()), reference_model(base)]
+    for b, model in enumerate(models):
+        logits = np.concatenate([prompt[b], *(step[b] for step in decoded)])
+        expect_logits(logits, model, tokens[b])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_sequence_has_the_same_bits_whatever_shares_its_steps(
+    adapted: tuple[Path, dict[str, Path]], isa: str, dtype: torch.dtype
+) -> None:
+    """Invariants 1 and 2 over the whole forward: company, chunking, page numbers, threads, loaded adapters."""
+    base, folders = adapted
+    config, tokens = ModelConfig.from_folder(base), token_list(290)
+    expected: dict[int, np.ndarray] = {}
+    for threads in (1, 2, 5):
+        runner = make_runner(base, dtype, threads)
+        alone = make_runner(base, dtype, 1)
+        for slot, name in enumerate(("rank8", "rank64")):
+            runner.load_adapter(slot, load_adapter(name, folders[name], config))
+        for slot in (-1, 0, 1):
+            if slot >= 0:
+                name = ("rank8", "rank64")[slot]
+                alone.load_adapter(slot, load_adapter(name, folders[name], config))
+            if slot not in expected:
+                expected[slot] = feed_all(Feeder(alone, [slot]), 0, tokens, [])
+            feeder = Feeder(runner, [1, -1, slot, 0])
+            cuts = [1, 2, 17, 100, 101, 256, 257]
+            pieces = []
+            for begin, end in zip([0, *cuts], [*cuts, 290], strict=True):
+                company = {0: token_list(7, seed=begin), 1: [5], 2: tokens[begin:end], 3: token_list(16, seed=end)}
+                pieces.append(feeder.step(company)[2])
+            assert np.array_equal(np.concatenate(pieces).view(np.int32), expected[slot].view(np.int32))
+
+
+def test_unloading_an_adapter_gives_the_base_back(adapted: tuple[Path, dict[str, Path]]) -> None:
+    base, folders = adapted
+    runner, config = make_runner(base), ModelConfig.from_folder(base)
+    tokens = token_list(30)
+    before = feed_all(Feeder(runner, [2]), 0, tokens, [])
+    runner.load_adapter(2, load_adapter("rank8", folders["rank8"], config))
+    during = feed_all(Feeder(runner, [2]), 0, tokens, [])
+    runner.unload_adapter(2)
+    after = feed_all(Feeder(runner, [2]), 0, tokens, [])
+    assert not np.array_equal(before, during) and np.array_equal(before, after)
+
+
+def test_bf16_is_close_to_fp32(adapted: tuple[Path, dict[str, Path]], isa: str) -> None:
+    base, _ = adapted
+    tokens = token_list(60)
+    wide = feed_all(Feeder(make_runner(base), [-1]), 0, tokens, [])
+    half = feed_all(Feeder(make_runner(base, torch.bfloat16), [-1]), 0, tokens, [])
+    assert np.abs(wide - half).max() <= 0.05 * np.abs(wide).max()
+
+
+def test_a_step_that_points_outside_is_refused(adapted: tuple[Path, dict[str, Path]]) -> None:
+    feeder = Feeder(make_runner(adapted[0]), [-1, 8])
+    with pytest.raises(ValueError, match="token_ids must be from 0 to 130; got 131"):
+        feeder.step({0: [131]})
+    with pytest.raises(ValueError, match="seg_slot must be from -1 to 7; got 8"):
+        feeder.step({1: [5]})
+    feeder.tables[0, 0] = -1
+    with pytest.raises(ValueError, match="block_table must name pages 0 to 159; got -1"):
+        feeder.step({0: [5]})
