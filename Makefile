@@ -1,0 +1,73 @@
+# make solve, make test: each sets up .venv by itself. make help lists the rest.
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV_ARGS ?=
+QUESTION ?= Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := pyproject.toml setup.py constraints.txt $(wildcard csrc/*.cpp csrc/*.h csrc/*/*.cpp csrc/*/*.h)
+CXX ?= c++
+CXXFLAGS_TEST ?= -O2
+CROSS ?= aarch64-linux-gnu
+
+.PHONY: help solve test lint format bench cpp-test sanitize neon-test clean
+
+help:
+	@echo 'make solve      set up .venv, fetch the default base and solve a question: QUESTION="..."'
+	@echo 'make test       set up .venv and run every test'
+	@echo 'make lint       ruff, clang-format, mypy;   make format  rewrites what they would'
+	@echo 'make sanitize   C++ tests with the address and undefined-behaviour sanitizers'
+	@echo 'make neon-test  C++ tests cross-compiled for AArch64, run by qemu-user'
+	@echo 'make bench      time the ops against their references'
+	@echo 'make clean      remove what the targets made'
+	@echo 'PYTHON=python3.12   another interpreter (3.10 or newer)'
+	@echo 'PIP_ARGS="..."      more arguments for pip, such as the index of CPU builds of torch'
+	@echo 'VENV_ARGS=--system-site-packages   reuse the torch that PYTHON has, if it is from 2.6 to 2.13'
+
+$(BIN)/python:
+	@$(PYTHON) tools/before_install.py $(VENV_ARGS)
+	@$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+
+$(VENV)/installed: $(BIN)/python $(INSTALLED)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/constraints.py $(VENV)/constraints.txt) $(PIP_ARGS) -e .
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	@echo 'Installing what the tests and the linters need: about 80 MB.'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/constraints.py $(VENV)/constraints.txt) $(PIP_ARGS) -e '.[test,lint]'
+	@touch $@
+
+solve: $(VENV)/installed
+	@$(BIN)/lorid solve "$(QUESTION)"
+	@echo
+	@echo 'The next question: $(BIN)/lorid solve "..."'
+
+test: $(VENV)/installed-test cpp-test
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+	$(BIN)/mypy
+
+format: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
+
+bench: $(VENV)/installed-test
+	$(BIN)/python -m pytest bench/ops --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+cpp-test:
+	$(MAKE) -f csrc/tests/tests.mk OUT=build/cpp-test CXX="$(CXX)" MODE="$(CXXFLAGS_TEST)" run
+
+sanitize:
+	$(MAKE) -f csrc/tests/tests.mk OUT=build/sanitize CXX="$(CXX)" MODE="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" run
+
+neon-test:
+	@command -v $(CROSS)-g++ qemu-aarch64 >/dev/null || { echo 'neon-test needs a cross compiler and qemu: apt-get install g++-aarch64-linux-gnu qemu-user'; exit 1; }
+	$(MAKE) -f csrc/tests/tests.mk OUT=build/neon-test CXX=$(CROSS)-g++ ARCH=aarch64 MODE=-O2 RUN="qemu-aarch64 -L /usr/$(CROSS)" run
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info lorid_engine/*.so
