@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -184,6 +184,10 @@ class Engine:
             raise AdapterError(f"adapter {name!r} is used by {users} unfinished requests; finish or abort them first")
         self._runner.unload_adapter(slot)
         del self._slots[name], self._roots[name]
+
+    def require_adapter(self, name: str) -> None:
+        """Raises AdapterError, with the names that are loaded, unless this one is."""
+        self._slot_of(name)
 
     def _slot_of(self, name: str) -> int:
         if name not in self._slots:
@@ -401,7 +405,7 @@ class Engine:
                 done[place] = _refused(request, error)
         try:
             while len(done) < len(requests):
-                for output in self._step_for(mine):
+                for output in self.step_for(mine):
                     if output.finished:
                         done[mine[output.request_id]] = output
         finally:
@@ -418,15 +422,15 @@ class Engine:
         request_id = self.add_request(request)
         try:
             while True:
-                for output in self._step_for({request_id: 0}):
+                for output in self.step_for({request_id}):
                     yield output
                     if output.finished:
                         return
         finally:
             self.abort_request(request_id)
 
-    def _step_for(self, mine: Mapping[str, int]) -> list[RequestOutput]:
-        """One step; what belongs to other requests is kept for whoever calls step()."""
+    def step_for(self, mine: Container[str]) -> list[RequestOutput]:
+        """One step, and the outputs of these request ids; those of others are kept for the next call of step()."""
         outputs = self.step()
         self._undelivered |= {output.request_id: output for output in outputs if output.request_id not in mine}
         return [output for output in outputs if output.request_id in mine]

@@ -1,0 +1,114 @@
+"""GGUF files as Hugging Face folders: converted once, by transformers' own loader, into the cache."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from lorid_engine.errors import CheckpointError
+
+_DONE = "converted"  # written last: a folder without it was cut short
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock file against other processes while the block runs; its folder is made.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    import fcntl
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = open(path, "w", encoding="ascii")  # noqa: SIM115
+    except OSError as error:
+        raise CheckpointError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}); set LORID_CACHE to another"
+        ) from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 20):
+                digest.update(piece)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
+    return digest.hexdigest()
+
+
+def hf_folder_from_gguf(
+    gguf_file: Path, cache_dir: Path, report: Callable[[str, int, int], None] | None = None
+) -> Path:
+    """The folder in Hugging Face's format (bfloat16) of a GGUF file, converted if it is not in the cache yet.
+
+    Args:
+        gguf_file: a Llama-family model.
+        cache_dir: where converted bases are kept, by the file's SHA-256.
+        report: told (what, done, total) as the work goes on.
+
+    Raises:
+        CheckpointError: no such file, no GGUF file, a model that transformers cannot convert, or a cache without room.
+    """
+    name = file_sha256(gguf_file)[:32]
+    target = cache_dir / "bases" / name
+    if (target / _DONE).exists():
+        return target
+    with locked(cache_dir / "bases" / f"{name}.lock"):
+        if (target / _DONE).exists():  # another process was faster
+            return target
+        shutil.rmtree(target, ignore_errors=True)
+        if report:
+            report(f"converting {gguf_file.name}", 0, 1)
+        scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=target.parent))
+        try:
+            _convert(gguf_file, scratch)
+            (scratch / _DONE).write_text(f"from {gguf_file.name}\n", encoding="utf-8")
+            os.rename(scratch, target)
+        except OSError as error:
+            raise CheckpointError(f"{gguf_file} could not be converted into {target}: {error}") from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        if report:
+            report(f"converting {gguf_file.name}", 1, 1)
+    return target
+
+
+def _convert(gguf_file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, logging
+
+    options: dict[str, object] = {"gguf_file": gguf_file.name, "dtype": torch.bfloat16}
+    with contextlib.suppress(ImportError):  # transformers 5 dequantizes only when told to
+        from transformers import GgufConfig
+
+        options["quantization_config"] = GgufConfig(gguf_file=gguf_file.name, dequantize=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **options)
+        model.save_pretrained(folder)
+        AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(folder)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # the loader raises many kinds for a damaged or unknown file
+        raise CheckpointError(f"{gguf_file} cannot be read as a GGUF model: {error}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()

