@@ -16,9 +16,9 @@ template <typename... Parts>
 
 }  // namespace lorid
 
-#define LORID_CHECK(condition, ...)                   \
-  do {                                                \
-    if (!(condition)) ::lorid::Refuse(__VA_ARGS__);   \
+#define LORID_CHECK(condition, ...)                 \
+  do {                                              \
+    if (!(condition)) ::lorid::Refuse(__VA_ARGS__); \
   } while (false)
 
 #endif  // LORID_CHECK_H_

@@ -6,9 +6,9 @@
 
 namespace lorid {
 
-#define LORID_DECLARE_ISA(isa)   \
-  namespace isa {                \
-  const Kernels& GetKernels();   \
+#define LORID_DECLARE_ISA(isa) \
+  namespace isa {              \
+  const Kernels& GetKernels(); \
   }
 
 #ifdef LORID_HAVE_AVX512BF16

@@ -1,5 +1,5 @@
-// Python bindings: thin, by keyword, over plain addresses, so that the build needs no torch. lorid_engine.ops checks shapes and
-// dtypes first; what is checked here again is what would otherwise read or write out of bounds.
+// Python bindings: thin, by keyword, over plain addresses, so that the build needs no torch. lorid_engine.ops checks
+// shapes and dtypes first; what is checked here again is what would otherwise read or write out of bounds.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -34,8 +34,8 @@ template <typename T>
 class Array {
  public:
   Array(const char* name, const py::array& array, int dims, bool writeable = false) : array_(array) {
-    LORID_CHECK(py::isinstance<py::array_t<T>>(array), name, " must be ", std::string(py::str(py::dtype::of<T>())), "; got ",
-                std::string(py::str(array.dtype())));
+    LORID_CHECK(py::isinstance<py::array_t<T>>(array), name, " must be ", std::string(py::str(py::dtype::of<T>())),
+                "; got ", std::string(py::str(array.dtype())));
     LORID_CHECK(array.ndim() == dims && (array.flags() & py::array::c_style), name, " must be contiguous with ", dims,
                 " dimensions");
     LORID_CHECK(!writeable || array.writeable(), name, " must be writeable");
@@ -55,8 +55,8 @@ class Array {
   py::array array_;
 };
 
-void PackLinear(DType dtype, Address weight, int64_t weight_stride, int32_t out_features, int32_t in_features, Address packed,
-                int threads) {
+void PackLinear(DType dtype, Address weight, int64_t weight_stride, int32_t out_features, int32_t in_features,
+                Address packed, int threads) {
   PackPhase phase;
   phase.dtype = dtype;
   phase.weight = At<void>(weight);
@@ -120,8 +120,8 @@ void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, i
   RunOne(phase, threads);
 }
 
-void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, int32_t rows, int32_t features, Address y,
-             int64_t y_stride, int threads) {
+void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, int32_t rows, int32_t features,
+             Address y, int64_t y_stride, int threads) {
   RmsNormPhase phase;
   phase.tile.in_dtype = phase.tile.out_dtype = dtype;
   phase.tile.x = At<void>(x);
@@ -135,7 +135,8 @@ void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float eps
   RunOne(phase, threads);
 }
 
-void SiluMul(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features, Address y, int64_t y_stride, int threads) {
+void SiluMul(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features, Address y, int64_t y_stride,
+             int threads) {
   SiluMulPhase phase;
   phase.tile.in_dtype = phase.tile.out_dtype = dtype;
   phase.tile.x = At<void>(x);
@@ -147,7 +148,8 @@ void SiluMul(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t fea
   RunOne(phase, threads);
 }
 
-void Embed(DType dtype, Address weight, int32_t features, Address token_ids, int32_t rows, Address y, int64_t y_stride, int threads) {
+void Embed(DType dtype, Address weight, int32_t features, Address token_ids, int32_t rows, Address y, int64_t y_stride,
+           int threads) {
   EmbedPhase phase;
   const auto* ids = At<const int32_t>(token_ids);
   phase.dtype = phase.out_dtype = dtype;
@@ -161,12 +163,27 @@ void Embed(DType dtype, Address weight, int32_t features, Address token_ids, int
 }
 
 void Rope(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin, Address positions, Address cache_slot,
-          Address q_out, int64_t q_out_stride, Address k_pages, Address v_pages, int num_heads, int num_kv_heads, int head_dim,
-          int32_t rows, int threads) {
+          Address q_out, int64_t q_out_stride, Address k_pages, Address v_pages, int num_heads, int num_kv_heads,
+          int head_dim, int32_t rows, int threads) {
   LORID_CHECK(head_dim <= kMaxHeadDim, "head_dim must be at most ", kMaxHeadDim, "; got ", head_dim);
   RopePhase phase;
-  phase.tile = {dtype, dtype, At<void>(qkv), qkv_stride, At<const float>(cos), At<const float>(sin), nullptr, nullptr,
-                At<void>(q_out), q_out_stride, At<void>(k_pages), At<void>(v_pages), num_heads, num_kv_heads, head_dim, 0, 0};
+  phase.tile = {dtype,
+                dtype,
+                At<void>(qkv),
+                qkv_stride,
+                At<const float>(cos),
+                At<const float>(sin),
+                nullptr,
+                nullptr,
+                At<void>(q_out),
+                q_out_stride,
+                At<void>(k_pages),
+                At<void>(v_pages),
+                num_heads,
+                num_kv_heads,
+                head_dim,
+                0,
+                0};
   const auto* at_positions = At<const int32_t>(positions);
   const auto* at_slots = At<const int64_t>(cache_slot);
   phase.rows = &rows;
@@ -176,10 +193,11 @@ void Rope(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin
 }
 
 void PagedAttention(DType dtype, Address q, int64_t q_stride, Address k_pages, Address v_pages, Address block_table,
-                    int64_t block_table_stride, Address query_offset, Address positions, int32_t num_sequences, Address out,
-                    int64_t out_stride, float scale, int window, int num_heads, int num_kv_heads, int head_dim, int threads) {
-  LORID_CHECK(num_heads / num_kv_heads <= kMaxGroupHeads, "a key-value head may have ", kMaxGroupHeads, " query heads; got ",
-              num_heads / num_kv_heads);
+                    int64_t block_table_stride, Address query_offset, Address positions, int32_t num_sequences,
+                    Address out, int64_t out_stride, float scale, int window, int num_heads, int num_kv_heads,
+                    int head_dim, int threads) {
+  LORID_CHECK(num_heads / num_kv_heads <= kMaxGroupHeads, "a key-value head may have ", kMaxGroupHeads,
+              " query heads; got ", num_heads / num_kv_heads);
   AttentionPhase phase;
   phase.tile.dtype = phase.tile.out_dtype = dtype;
   phase.tile.q = At<void>(q);
@@ -199,9 +217,10 @@ void PagedAttention(DType dtype, Address q, int64_t q_stride, Address k_pages, A
   RunOne(phase, threads);
 }
 
-SampleArgs MakeSampleArgs(const Array<uint64_t>& philox_key, const Array<uint32_t>& philox_counter, const Array<float>& temperature,
-                          const Array<int32_t>& top_k, const Array<float>& top_p, int32_t num_logprobs, Array<int32_t>& token_ids,
-                          Array<float>& logprob, Array<int32_t>& rank, Array<int32_t>& top_ids, Array<float>& top_logprobs) {
+SampleArgs MakeSampleArgs(const Array<uint64_t>& philox_key, const Array<uint32_t>& philox_counter,
+                          const Array<float>& temperature, const Array<int32_t>& top_k, const Array<float>& top_p,
+                          int32_t num_logprobs, Array<int32_t>& token_ids, Array<float>& logprob, Array<int32_t>& rank,
+                          Array<int32_t>& top_ids, Array<float>& top_logprobs) {
   const int64_t rows = philox_key.size(0);
   philox_counter.Expect(0, rows).Expect(1, 2);
   temperature.Expect(0, rows);
@@ -258,8 +277,8 @@ struct SampleArrays {
         top_logprobs("top_logprobs", d["out_top_logprobs"], 2, true) {}
 
   SampleArgs Get() {
-    return MakeSampleArgs(philox_key, philox_counter, temperature, top_k, top_p, num_logprobs, token_ids, logprob, rank, top_ids,
-                          top_logprobs);
+    return MakeSampleArgs(philox_key, philox_counter, temperature, top_k, top_p, num_logprobs, token_ids, logprob, rank,
+                          top_ids, top_logprobs);
   }
 };
 
@@ -276,7 +295,8 @@ void SampleOp(Address logits, int64_t logits_stride, int32_t vocabulary, const p
 
 void RunProgram(Program& program, const py::dict& d, int threads) {
   const Array<int32_t> token_ids("token_ids", d["token_ids"], 1), positions("positions", d["positions"], 1);
-  const Array<int32_t> query_offset("query_offset", d["query_offset"], 1), block_table("block_table", d["block_table"], 2);
+  const Array<int32_t> query_offset("query_offset", d["query_offset"], 1),
+      block_table("block_table", d["block_table"], 2);
   const Array<int32_t> seg_offset("seg_offset", d["seg_offset"], 1), seg_slot("seg_slot", d["seg_slot"], 1);
   const Array<int32_t> sample_rows("sample_rows", d["sample_rows"], 1), page_copies("page_copies", d["page_copies"], 2);
   SampleArrays sample(d);
@@ -286,9 +306,10 @@ void RunProgram(Program& program, const py::dict& d, int threads) {
   page_copies.Expect(1, 2);
   sample.philox_key.Expect(0, sample_rows.size(0));
   Step step;
-  step.segments = {static_cast<int32_t>(token_ids.size(0)), static_cast<int32_t>(seg_slot.size(0)), seg_offset.data(), seg_slot.data()};
-  step.sequences = {static_cast<int32_t>(block_table.size(0)), query_offset.data(), block_table.data(), block_table.size(1),
-                    positions.data()};
+  step.segments = {static_cast<int32_t>(token_ids.size(0)), static_cast<int32_t>(seg_slot.size(0)), seg_offset.data(),
+                   seg_slot.data()};
+  step.sequences = {static_cast<int32_t>(block_table.size(0)), query_offset.data(), block_table.data(),
+                    block_table.size(1), positions.data()};
   step.token_ids = token_ids.data();
   step.sample_rows = sample_rows.data();
   step.sample = sample.Get();
@@ -304,25 +325,25 @@ void BindOps(py::module_& m) {
              return SegmentAddresses{rows, count, offset, slot};
            }),
            py::kw_only(), "rows"_a, "count"_a, "offset"_a, "slot"_a);
-  m.def("pack_linear", &PackLinear, py::kw_only(), "dtype"_a, "weight"_a, "weight_stride"_a, "out_features"_a, "in_features"_a,
-        "packed"_a, "threads"_a);
-  m.def("lora_shrink", &LoraShrink, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "a"_a, "rank_offset"_a,
-        "plan"_a, "shrunk"_a, "shrunk_stride"_a, "threads"_a);
+  m.def("pack_linear", &PackLinear, py::kw_only(), "dtype"_a, "weight"_a, "weight_stride"_a, "out_features"_a,
+        "in_features"_a, "packed"_a, "threads"_a);
+  m.def("lora_shrink", &LoraShrink, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "a"_a,
+        "rank_offset"_a, "plan"_a, "shrunk"_a, "shrunk_stride"_a, "threads"_a);
   m.def("lora_linear", &LoraLinear, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "out_features"_a,
         "weight"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a, "y_stride"_a,
         "add_to_y"_a, "threads"_a);
-  m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a, "features"_a,
-        "y"_a, "y_stride"_a, "threads"_a);
-  m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a, "y_stride"_a,
-        "threads"_a);
-  m.def("embed", &Embed, py::kw_only(), "dtype"_a, "weight"_a, "features"_a, "token_ids"_a, "rows"_a, "y"_a, "y_stride"_a,
-        "threads"_a);
-  m.def("rope", &Rope, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a, "positions"_a, "cache_slot"_a,
-        "q_out"_a, "q_out_stride"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rows"_a,
-        "threads"_a);
+  m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a,
+        "features"_a, "y"_a, "y_stride"_a, "threads"_a);
+  m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,
+        "y_stride"_a, "threads"_a);
+  m.def("embed", &Embed, py::kw_only(), "dtype"_a, "weight"_a, "features"_a, "token_ids"_a, "rows"_a, "y"_a,
+        "y_stride"_a, "threads"_a);
+  m.def("rope", &Rope, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a, "positions"_a,
+        "cache_slot"_a, "q_out"_a, "q_out_stride"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a,
+        "head_dim"_a, "rows"_a, "threads"_a);
   m.def("paged_attention", &PagedAttention, py::kw_only(), "dtype"_a, "q"_a, "q_stride"_a, "k_pages"_a, "v_pages"_a,
-        "block_table"_a, "block_table_stride"_a, "query_offset"_a, "positions"_a, "num_sequences"_a, "out"_a, "out_stride"_a,
-        "scale"_a, "window"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "threads"_a);
+        "block_table"_a, "block_table_stride"_a, "query_offset"_a, "positions"_a, "num_sequences"_a, "out"_a,
+        "out_stride"_a, "scale"_a, "window"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "threads"_a);
   m.def("sample", &SampleOp, py::kw_only(), "logits"_a, "logits_stride"_a, "vocabulary"_a, "arrays"_a, "threads"_a);
   m.def("philox", [](uint64_t key, uint32_t sample, uint32_t position) {
     const Philox random = PhiloxAt(key, sample, position);
@@ -343,11 +364,15 @@ void BindProgram(py::module_& m) {
       .def("add_target", &Program::AddTarget, py::kw_only(), "col_begin"_a, "col_end"_a)
       .def(
           "set_target",
-          [](Program& program, int target, Address a, Address b_t, Address rank_offset, Address scale, int32_t max_rank) {
-            program.SetTarget(target, {At<void>(a), At<void>(b_t), At<const int32_t>(rank_offset), At<const float>(scale), max_rank});
+          [](Program& program, int target, Address a, Address b_t, Address rank_offset, Address scale,
+             int32_t max_rank) {
+            program.SetTarget(
+                target, {At<void>(a), At<void>(b_t), At<const int32_t>(rank_offset), At<const float>(scale), max_rank});
           },
           py::kw_only(), "target"_a, "a"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "max_rank"_a)
-      .def("embed", [](Program& p, Address weight, int out) { p.Embed(At<void>(weight), out); }, py::kw_only(), "weight"_a, "out"_a)
+      .def(
+          "embed", [](Program& p, Address weight, int out) { p.Embed(At<void>(weight), out); }, py::kw_only(),
+          "weight"_a, "out"_a)
       .def(
           "rms_norm",
           [](Program& p, int x, Address weight, float epsilon, int out, bool sampled) {
@@ -356,23 +381,27 @@ void BindProgram(py::module_& m) {
           py::kw_only(), "x"_a, "weight"_a, "epsilon"_a, "out"_a, "sampled"_a)
       .def(
           "linear",
-          [](Program& p, int x, Address weight, int32_t out_features, int out, bool add, const std::vector<int>& targets,
+          [](Program& p, int x, Address weight, int32_t out_features, int out, bool add,
+             const std::vector<int>& targets,
              bool sampled) { p.Linear(x, At<void>(weight), out_features, out, add, targets, sampled); },
           py::kw_only(), "x"_a, "weight"_a, "out_features"_a, "out"_a, "add"_a, "targets"_a, "sampled"_a)
       .def(
           "rope",
           [](Program& p, int qkv, Address cos, Address sin, int q_out, Address k_pages, Address v_pages, int num_heads,
              int num_kv_heads, int head_dim) {
-            p.Rope(qkv, At<const float>(cos), At<const float>(sin), q_out, At<void>(k_pages), At<void>(v_pages), num_heads,
-                   num_kv_heads, head_dim);
+            p.Rope(qkv, At<const float>(cos), At<const float>(sin), q_out, At<void>(k_pages), At<void>(v_pages),
+                   num_heads, num_kv_heads, head_dim);
           },
-          py::kw_only(), "qkv"_a, "cos"_a, "sin"_a, "q_out"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a,
-          "head_dim"_a)
+          py::kw_only(), "qkv"_a, "cos"_a, "sin"_a, "q_out"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a,
+          "num_kv_heads"_a, "head_dim"_a)
       .def(
           "attention",
-          [](Program& p, int q, int out, Address k_pages, Address v_pages, int num_heads, int num_kv_heads, int head_dim,
-             int window) { p.Attention(q, out, At<void>(k_pages), At<void>(v_pages), num_heads, num_kv_heads, head_dim, window); },
-          py::kw_only(), "q"_a, "out"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "window"_a)
+          [](Program& p, int q, int out, Address k_pages, Address v_pages, int num_heads, int num_kv_heads,
+             int head_dim, int window) {
+            p.Attention(q, out, At<void>(k_pages), At<void>(v_pages), num_heads, num_kv_heads, head_dim, window);
+          },
+          py::kw_only(), "q"_a, "out"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a,
+          "window"_a)
       .def("silu_mul", &Program::SiluMul, py::kw_only(), "x"_a, "out"_a)
       .def("sample", &Program::Sample, py::kw_only(), "logits"_a)
       .def("run", &RunProgram, py::kw_only(), "step"_a, "threads"_a)

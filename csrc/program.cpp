@@ -51,12 +51,14 @@ Program::Buffer& Program::At(int buffer, DType dtype, int64_t least_width) {
   LORID_CHECK(buffer >= 0 && buffer < static_cast<int>(buffers_.size()), "there is no buffer ", buffer);
   Buffer& found = buffers_[buffer];
   LORID_CHECK(found.dtype == dtype, "buffer ", buffer, " has another element type than the op needs");
-  LORID_CHECK(found.width >= least_width, "buffer ", buffer, " must be at least ", least_width, " wide; it is ", found.width);
+  LORID_CHECK(found.width >= least_width, "buffer ", buffer, " must be at least ", least_width, " wide; it is ",
+              found.width);
   return found;
 }
 
 int Program::AddTarget(int32_t col_begin, int32_t col_end) {
-  LORID_CHECK(0 <= col_begin && col_begin < col_end, "a target's columns must be a range; got ", col_begin, " to ", col_end);
+  LORID_CHECK(0 <= col_begin && col_begin < col_end, "a target's columns must be a range; got ", col_begin, " to ",
+              col_end);
   LoraTarget target = {};
   target.col_begin = col_begin;
   target.col_end = col_end;
@@ -107,16 +109,16 @@ void Program::RmsNorm(int in, const float* weight, float epsilon, int out, bool 
   phase.row_index = sampled ? &step_.sample_rows : nullptr;
 }
 
-void Program::Linear(int in, const void* weight, int32_t out_features, int out, bool add, const std::vector<int>& targets,
-                     bool sampled) {
+void Program::Linear(int in, const void* weight, int32_t out_features, int out, bool add,
+                     const std::vector<int>& targets, bool sampled) {
   Buffer& x = At(in, dtype_, 1);
   Buffer& y = At(out, DType::kF32, out_features);
   LORID_CHECK(x.sampled == sampled && y.sampled == sampled, "buffers ", in, " and ", out, " hold other kinds of rows");
   TargetGroup* group = nullptr;
   if (!targets.empty()) {
     for (const int id : targets)
-      LORID_CHECK(id >= 0 && id < static_cast<int>(targets_.size()) && targets_[id].col_end <= out_features,
-                  "target ", id, " is none of this linear's");
+      LORID_CHECK(id >= 0 && id < static_cast<int>(targets_.size()) && targets_[id].col_end <= out_features, "target ",
+                  id, " is none of this linear's");
     groups_.push_back(std::make_unique<TargetGroup>());
     group_targets_.push_back(targets);
     group = groups_.back().get();
@@ -146,16 +148,16 @@ void Program::Linear(int in, const void* weight, int32_t out_features, int out, 
 
 void Program::Rope(int in, const float* cos, const float* sin, int q_out, void* k_pages, void* v_pages, int num_heads,
                    int num_kv_heads, int head_dim) {
-  LORID_CHECK(head_dim > 0 && head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most ", kMaxHeadDim,
-              "; got ", head_dim);
+  LORID_CHECK(head_dim > 0 && head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most ",
+              kMaxHeadDim, "; got ", head_dim);
   LORID_CHECK(num_kv_heads > 0 && num_heads % num_kv_heads == 0 && num_heads / num_kv_heads <= kMaxGroupHeads,
-              "heads must be a multiple of key-value heads, at most ", kMaxGroupHeads, " each; got ", num_heads, " and ",
-              num_kv_heads);
+              "heads must be a multiple of key-value heads, at most ", kMaxGroupHeads, " each; got ", num_heads,
+              " and ", num_kv_heads);
   auto& phase = Add<RopePhase>();
   Buffer& x = At(in, DType::kF32, static_cast<int64_t>(num_heads + 2 * num_kv_heads) * head_dim);
   Buffer& q = At(q_out, dtype_, static_cast<int64_t>(num_heads) * head_dim);
-  phase.tile = {DType::kF32, dtype_, x.data.get(), x.width, cos,     sin,       nullptr,      nullptr,  q.data.get(),
-                q.width,     k_pages, v_pages,     num_heads, num_kv_heads, head_dim, 0, 0};
+  phase.tile = {DType::kF32, dtype_,  x.data.get(), x.width,   cos,          sin,      nullptr, nullptr, q.data.get(),
+                q.width,     k_pages, v_pages,      num_heads, num_kv_heads, head_dim, 0,       0};
   phase.rows = &step_.segments.rows;
   phase.positions = &step_.sequences.positions;
   phase.cache_slot = &cache_slot_data_;
@@ -215,14 +217,14 @@ void Program::Check(const Step& step) const {
   CheckOffsets("seg_offset", step.segments.offset, step.segments.count, rows);
   CheckOffsets("query_offset", step.sequences.query_offset, step.sequences.count, rows);
   for (int32_t s = 0; s < step.segments.count; s++)
-    LORID_CHECK(step.segments.slot[s] >= -1 && step.segments.slot[s] < limits_.num_slots, "seg_slot must be from -1 to ",
-                limits_.num_slots - 1, "; got ", step.segments.slot[s]);
+    LORID_CHECK(step.segments.slot[s] >= -1 && step.segments.slot[s] < limits_.num_slots,
+                "seg_slot must be from -1 to ", limits_.num_slots - 1, "; got ", step.segments.slot[s]);
   for (int32_t t = 0; t < rows; t++)
     LORID_CHECK(step.token_ids[t] >= 0 && step.token_ids[t] < limits_.vocabulary, "token_ids must be from 0 to ",
                 limits_.vocabulary - 1, "; got ", step.token_ids[t]);
   for (int32_t k = 0; k < samples; k++)
-    LORID_CHECK(step.sample_rows[k] >= 0 && step.sample_rows[k] < rows, "sample_rows must be from 0 to ", rows - 1, "; got ",
-                step.sample_rows[k]);
+    LORID_CHECK(step.sample_rows[k] >= 0 && step.sample_rows[k] < rows, "sample_rows must be from 0 to ", rows - 1,
+                "; got ", step.sample_rows[k]);
   const Sequences& sequences = step.sequences;
   for (int32_t b = 0; b < sequences.count; b++) {
     const int32_t begin = sequences.query_offset[b], end = sequences.query_offset[b + 1];
@@ -237,12 +239,13 @@ void Program::Check(const Step& step) const {
                 " columns; sequence ", b, " needs ", pages);
     for (int32_t page = 0; page < pages; page++) {
       const int32_t id = sequences.block_table[b * sequences.block_table_stride + page];
-      LORID_CHECK(id >= 0 && id < limits_.num_pages, "block_table must name pages 0 to ", limits_.num_pages - 1, "; got ", id);
+      LORID_CHECK(id >= 0 && id < limits_.num_pages, "block_table must name pages 0 to ", limits_.num_pages - 1,
+                  "; got ", id);
     }
   }
   for (int32_t i = 0; i < 2 * step.num_page_copies; i++)
-    LORID_CHECK(step.page_copies[i] >= 0 && step.page_copies[i] < limits_.num_pages, "page_copies must name pages 0 to ",
-                limits_.num_pages - 1, "; got ", step.page_copies[i]);
+    LORID_CHECK(step.page_copies[i] >= 0 && step.page_copies[i] < limits_.num_pages,
+                "page_copies must name pages 0 to ", limits_.num_pages - 1, "; got ", step.page_copies[i]);
 }
 
 void Program::CopyPages(const Step& step) const {

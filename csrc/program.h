@@ -1,4 +1,5 @@
-// A model's forward, recorded once as a flat list of phases over buffers of its own; each step is one call that runs them all.
+// A model's forward, recorded once as a flat list of phases over buffers of its own; each step is one call that runs
+// them all.
 #ifndef LORID_PROGRAM_H_
 #define LORID_PROGRAM_H_
 
@@ -47,11 +48,12 @@ class Program {
 
   void Embed(const void* weight, int out);
   void RmsNorm(int in, const float* weight, float epsilon, int out, bool sampled);
-  void Linear(int in, const void* weight, int32_t out_features, int out, bool add, const std::vector<int>& targets, bool sampled);
+  void Linear(int in, const void* weight, int32_t out_features, int out, bool add, const std::vector<int>& targets,
+              bool sampled);
   void Rope(int in, const float* cos, const float* sin, int q_out, void* k_pages, void* v_pages, int num_heads,
             int num_kv_heads, int head_dim);
-  void Attention(int q, int out, const void* k_pages, const void* v_pages, int num_heads, int num_kv_heads, int head_dim,
-                 int window);
+  void Attention(int q, int out, const void* k_pages, const void* v_pages, int num_heads, int num_kv_heads,
+                 int head_dim, int window);
   void SiluMul(int in, int out);
   void Sample(int logits);
 
@@ -92,11 +94,11 @@ class Program {
   std::vector<Buffer> buffers_;
   std::vector<std::unique_ptr<Phase>> phases_;
   std::vector<Phase*> order_;
-  std::vector<LoraTarget> targets_;                  // by id
-  std::vector<int32_t> target_rank_;                 // widest rank by id
-  std::vector<std::vector<int>> group_targets_;      // ids of a fused linear's targets
+  std::vector<LoraTarget> targets_;                   // by id
+  std::vector<int32_t> target_rank_;                  // widest rank by id
+  std::vector<std::vector<int>> group_targets_;       // ids of a fused linear's targets
   std::vector<std::unique_ptr<TargetGroup>> groups_;  // copies that the phases read
-  std::vector<std::vector<float>> shrunk_;           // one a place in a group: groups run one after another
+  std::vector<std::vector<float>> shrunk_;            // one a place in a group: groups run one after another
   struct PageArray {
     char* pages;
     int64_t page_bytes;

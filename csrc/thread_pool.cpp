@@ -35,9 +35,9 @@ inline void Pause() {
 #endif
 }
 
-// What is left to hand out: the run (20 bits), its phase (16 bits) and how many of the phase's items are not taken yet (28 bits).
-// A thread takes an item by decrementing the whole word with a compare-and-swap, so a thread that wakes up late can take an item
-// of the phase that is current then, or nothing.
+// What is left to hand out: the run (20 bits), its phase (16 bits) and how many of the phase's items are not taken yet
+// (28 bits). A thread takes an item by decrementing the whole word with a compare-and-swap, so a thread that wakes up
+// late can take an item of the phase that is current then, or nothing.
 constexpr int kItemBits = 28, kPhaseBits = 16;
 constexpr uint64_t kItemMask = (uint64_t{1} << kItemBits) - 1;
 constexpr uint64_t kIdlePhase = (uint64_t{1} << kPhaseBits) - 1;
@@ -93,9 +93,12 @@ class ThreadPool {
   void Publish(size_t phase) {
     done_.store(0, std::memory_order_relaxed);
     const bool over = phase == phases_.size();
-    ticket_.store(over ? MakeTicket(run_, kIdlePhase, 0) : MakeTicket(run_, phase, static_cast<uint64_t>(items_[phase])));
+    ticket_.store(over ? MakeTicket(run_, kIdlePhase, 0)
+                       : MakeTicket(run_, phase, static_cast<uint64_t>(items_[phase])));
     if (parked_.load() > 0) {
-      { const std::lock_guard<std::mutex> lock(park_mutex_); }
+      {
+        const std::lock_guard<std::mutex> lock(park_mutex_);
+      }
       unparked_.notify_all();
     }
   }

@@ -1,6 +1,6 @@
-// The process's one thread pool. It runs a list of phases; the items of a phase run in any order on any thread, and a phase
-// starts when every item of the one before is done (not when every thread has arrived: a thread that lost its core holds back
-// nobody but those who wait for the item it has in hand).
+// The process's one thread pool. It runs a list of phases; the items of a phase run in any order on any thread, and a
+// phase starts when every item of the one before is done (not when every thread has arrived: a thread that lost its
+// core holds back nobody but those who wait for the item it has in hand).
 #ifndef LORID_THREAD_POOL_H_
 #define LORID_THREAD_POOL_H_
 
@@ -12,7 +12,8 @@ namespace lorid {
 class Phase {
  public:
   virtual ~Phase() = default;
-  // Called on one thread after every earlier phase has been prepared and before any has run; returns the number of items.
+  // Called on one thread after every earlier phase has been prepared and before any has run; returns the number of
+  // items.
   virtual int64_t Prepare(int threads) = 0;
   // Called for each item in [0, items); thread is in [0, threads). Must not throw.
   virtual void Run(int64_t item, int thread) noexcept = 0;

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from helpers import use_isa
 
+from helpers import use_isa
 from lorid_engine.ops import cpu
 
 

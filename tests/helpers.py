@@ -80,9 +80,7 @@ def make_bank(ranks: list[int], in_features: int, out_features: int, dtype: torc
 
     adapters = [(random(r, in_features), random(out_features, r), 0.5 + index) for index, r in enumerate(ranks)]
     bank = AdapterBank.from_tensors([*adapters, None], dtype=dtype)
-    return AdapterBank(
-        poisoned_tail(bank.a), poisoned_tail(bank.b_t), bank.rank_offset, bank.scale, bank.max_rank
-    )
+    return AdapterBank(poisoned_tail(bank.a), poisoned_tail(bank.b_t), bank.rank_offset, bank.scale, bank.max_rank)
 
 
 def double(bank: AdapterBank) -> AdapterBank:

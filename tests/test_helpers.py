@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from helpers import assert_close, assert_same_bits, lazy_zeros, poisoned_tail, strided
 
 

@@ -12,10 +12,14 @@ def main() -> int:
         import ensurepip  # noqa: F401
         import venv  # noqa: F401
     except ImportError as error:
-        print(f"this Python has no {error.name} (on Debian: apt-get install python3-venv python3-dev), or pass PYTHON=...")
+        print(
+            f"this Python has no {error.name} (on Debian: apt-get install python3-venv python3-dev), or pass PYTHON=..."
+        )
         return 1
     print("Setting up .venv. Downloads: torch 192 MB (its CPU build; builds for GPUs take gigabytes, see README.md),")
-    print("triton 188 MB, transformers and the rest about 90 MB; the default base, on first use, 93 MB. The C++ kernels are")
+    print(
+        "triton 188 MB, transformers and the rest about 90 MB; the default base, on first use, 93 MB. The C++ kernels are"
+    )
     print("compiled here, about a minute. PIP_ARGS and VENV_ARGS=--system-site-packages change where torch comes from.")
     return 0
 

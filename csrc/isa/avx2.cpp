@@ -1,3 +1,4 @@
 #define LORID_ISA avx2
 #include "../simd/avx2.h"
+
 #include "kernels-inl.h"

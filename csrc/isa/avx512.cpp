@@ -1,3 +1,4 @@
 #define LORID_ISA avx512
 #include "../simd/avx512.h"
+
 #include "kernels-inl.h"

@@ -1,3 +1,4 @@
 #define LORID_ISA scalar
 #include "../simd/scalar.h"
+
 #include "kernels-inl.h"

@@ -1,6 +1,7 @@
 // Causal attention of a few rows of one sequence over its KV pages, for the query heads of one key-value head.
-// Keys are reduced in chunks of 256 absolute positions, each with its own maximum and sums, merged in order; inside a chunk the
-// keys are added in order. So a row's bits depend on its own position and keys alone: not on prefill chunking or tile mates.
+// Keys are reduced in chunks of 256 absolute positions, each with its own maximum and sums, merged in order; inside a
+// chunk the keys are added in order. So a row's bits depend on its own position and keys alone: not on prefill chunking
+// or tile mates.
 #ifndef LORID_OPS_ATTENTION_INL_H_
 #define LORID_OPS_ATTENTION_INL_H_
 
@@ -59,8 +60,8 @@ inline void SoftmaxRow(float* scores, KeyRange keys, float scale, T* probabiliti
 
 // chunk_value += probabilities V over the page's keys; rows that see the whole page share its loads, others go alone.
 template <typename T>
-inline void AddPage(const AttentionTile& tile, const AttentionState<T>& state, const KeyRange* ranges, int rows, int heads,
-                    int page, const T* v_page, int padded) {
+inline void AddPage(const AttentionTile& tile, const AttentionState<T>& state, const KeyRange* ranges, int rows,
+                    int heads, int page, const T* v_page, int padded) {
   const int64_t w_stride = sizeof(T) == 2 ? 2 * padded : padded;
   const int begin = page * kPageTokens;
   (void)tile;
@@ -74,8 +75,8 @@ inline void AddPage(const AttentionTile& tile, const AttentionState<T>& state, c
     if (left >= kPageTokens)
       while (next < rows && ranges[next].end - begin >= kPageTokens && ranges[next].begin < begin + kPageTokens) next++;
     TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + begin, kChunkTokens,
-              static_cast<int64_t>(next - m) * heads, v_page, w_stride, static_cast<int>(Least(left, kPageTokens)), padded,
-              state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true);
+              static_cast<int64_t>(next - m) * heads, v_page, w_stride, static_cast<int>(Least(left, kPageTokens)),
+              padded, state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true);
     m = next;
   }
 }
@@ -98,7 +99,8 @@ inline void MergeChunk(float most, float sum, const float* chunk_value, int padd
 }
 
 template <typename T>
-inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, int64_t chunk_begin, int rows, int heads) {
+inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, int64_t chunk_begin, int rows,
+                        int heads) {
   const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
   const int64_t k_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * head_dim;
   const int64_t v_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * padded;
@@ -115,8 +117,8 @@ inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& stat
   const int32_t* pages = tile.block_table + chunk_begin / kPageTokens;
   const int vectors = rows * heads;
   for (int page = first_page; page < last_page; page++)
-    TileBlock(state.q, head_dim, vectors, k_pages + pages[page] * k_page_size, kPageTokens * (sizeof(T) == 2 ? 2 : 1), head_dim,
-              kPageTokens, state.scores + page * kPageTokens, kChunkTokens, false);
+    TileBlock(state.q, head_dim, vectors, k_pages + pages[page] * k_page_size, kPageTokens * (sizeof(T) == 2 ? 2 : 1),
+              head_dim, kPageTokens, state.scores + page * kPageTokens, kChunkTokens, false);
   float most[kMaxGroupHeads], sum[kMaxGroupHeads];
   for (int n = 0; n < vectors; n++) {
     sum[n] = 0;
@@ -130,8 +132,8 @@ inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& stat
     AddPage(tile, state, ranges, rows, heads, page, v_pages + pages[page] * v_page_size, padded);
   for (int n = 0; n < vectors; n++)
     if (ranges[n / heads].begin < ranges[n / heads].end)
-      MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n], state.sum[n],
-                 state.value + static_cast<int64_t>(n) * padded);
+      MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n],
+                 state.sum[n], state.value + static_cast<int64_t>(n) * padded);
 }
 
 template <typename T>

@@ -1,6 +1,6 @@
 // What an instruction set's translation unit sees and offers: plain structs of pointers, and one table of functions.
-// These units must not include standard containers or algorithms (an inline function compiled with wide instructions could be
-// the copy that the linker keeps for everyone), so nothing here has a constructor or a method.
+// These units must not include standard containers or algorithms (an inline function compiled with wide instructions
+// could be the copy that the linker keeps for everyone), so nothing here has a constructor or a method.
 #ifndef LORID_OPS_KERNELS_H_
 #define LORID_OPS_KERNELS_H_
 
@@ -10,27 +10,30 @@ namespace lorid {
 
 enum class DType : int32_t { kF32 = 0, kBf16 = 1 };
 
-constexpr int kBlockCols = 32;    // columns of a packed weight block: [O / 32][I / 2][32][2] in bf16, [O / 32][I][32] in fp32
-constexpr int kPageTokens = 16;   // tokens of a KV page
-constexpr int kChunkTokens = 256; // attention is reduced in chunks of this many absolute positions, merged in order
-constexpr int kMaxTileVectors = 32;   // query vectors that share the loads of one attention item, unless a group has more heads
-constexpr int kMaxGroupHeads = 256;   // query heads of one key-value head
+constexpr int kBlockCols =
+    32;  // columns of a packed weight block: [O / 32][I / 2][32][2] in bf16, [O / 32][I][32] in fp32
+constexpr int kPageTokens = 16;    // tokens of a KV page
+constexpr int kChunkTokens = 256;  // attention is reduced in chunks of this many absolute positions, merged in order
+constexpr int kMaxTileVectors =
+    32;  // query vectors that share the loads of one attention item, unless a group has more heads
+constexpr int kMaxGroupHeads = 256;  // query heads of one key-value head
 constexpr int kMaxHeadDim = 1024;
 
 inline constexpr int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // The adapters' rows of one target module, and the columns of the fused product that the module owns.
 struct LoraTarget {
-  const void* a;                // [sum R, I] in the activations' dtype
-  const void* b_t;              // [sum R, col_end - col_begin] in the activations' dtype
-  const int32_t* rank_offset;   // [N + 1]
-  const float* scale;           // [N]
-  float* shrunk;                // [T, shrunk_stride]: A x, defined up to each row's rank
+  const void* a;               // [sum R, I] in the activations' dtype
+  const void* b_t;             // [sum R, col_end - col_begin] in the activations' dtype
+  const int32_t* rank_offset;  // [N + 1]
+  const float* scale;          // [N]
+  float* shrunk;               // [T, shrunk_stride]: A x, defined up to each row's rank
   int64_t shrunk_stride;
   int32_t col_begin, col_end;
 };
 
-// Rows [row_begin, row_end) x ranks [rank_begin, rank_end) of one adapter: shrunk = A x. Ranks count from the adapter's first.
+// Rows [row_begin, row_end) x ranks [rank_begin, rank_end) of one adapter: shrunk = A x. Ranks count from the adapter's
+// first.
 struct ShrinkTile {
   DType dtype;
   const void* x;  // [T, I]
@@ -86,7 +89,8 @@ struct SiluMulTile {
 };
 
 // Rotates q and k (two halves of a head, as transformers does) and writes k and v into their pages.
-//   bf16 pages: k [C][G][D / 2][16][2], v [C][G][8][Dp][2]; fp32 pages: k [C][G][D][16], v [C][G][16][Dp]; Dp = D rounded up to 16
+//   bf16 pages: k [C][G][D / 2][16][2], v [C][G][8][Dp][2]; fp32 pages: k [C][G][D][16], v [C][G][16][Dp]; Dp = D
+//   rounded up to 16
 struct RopeTile {
   DType in_dtype, out_dtype;  // of qkv; of q_out and the pages
   const void* qkv;            // [T, (H + 2 G) D]

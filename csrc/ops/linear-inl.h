@@ -1,5 +1,5 @@
-// lora_linear: y = W x + scale B (A x). The base product, then each adapter's expand into the same fp32 sums, then one rounding.
-// Rows of any mix of adapters share the loads of W; a run of rows with one slot shares those of its B.
+// lora_linear: y = W x + scale B (A x). The base product, then each adapter's expand into the same fp32 sums, then one
+// rounding. Rows of any mix of adapters share the loads of W; a run of rows with one slot shares those of its B.
 #ifndef LORID_OPS_LINEAR_INL_H_
 #define LORID_OPS_LINEAR_INL_H_
 
@@ -11,10 +11,11 @@ namespace {
 
 constexpr int kRowsAtOnce = 48;  // 48 x 32 sums are 6 KB: they stay in the first-level cache beside the weights
 
-// sum[m][c] += scale * sum over r of shrunk[m][r] b_t[r][c], ranks in order, for rows of one slot; kVecs vectors of columns.
+// sum[m][c] += scale * sum over r of shrunk[m][r] b_t[r][c], ranks in order, for rows of one slot; kVecs vectors of
+// columns.
 template <int kRows, int kVecs, typename T>
-inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, const T* b_t, int64_t b_stride, int ranks,
-                       int last_lanes, float* sum) {
+inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, const T* b_t, int64_t b_stride,
+                       int ranks, int last_lanes, float* sum) {
   Vec acc[kRows][kVecs];
   for (int m = 0; m < kRows; m++)
     for (int v = 0; v < kVecs; v++) acc[m][v] = Zero();
@@ -37,8 +38,8 @@ inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, 
 }
 
 template <int kVecs, typename T>
-inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t, int64_t b_stride,
-                       int ranks, int last_lanes, float* sum) {
+inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t,
+                       int64_t b_stride, int ranks, int last_lanes, float* sum) {
   for (; rows >= kTileRows; rows -= kTileRows, shrunk += kTileRows * shrunk_stride, sum += kTileRows * kBlockCols)
     ExpandTile<kTileRows, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
   if (rows > 0)
@@ -48,8 +49,8 @@ inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows,
 }
 
 template <typename T>
-inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t, int64_t b_stride,
-                        int ranks, int columns, float* sum) {
+inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t,
+                        int64_t b_stride, int ranks, int columns, float* sum) {
   for (int c = 0; c < columns;) {
     const int left = columns - c;
     if (left > (kTileVecs - 1) * kLanes) {
@@ -79,8 +80,9 @@ inline void ExpandAll(const LinearTile& tile, int row_begin, int row_end, int co
       const int ranks = static_cast<int>(target.rank_offset[slot + 1] - rank_begin);
       if (ranks == 0) continue;
       const T* b_t = static_cast<const T*>(target.b_t) + rank_begin * b_stride + (begin - target.col_begin);
-      ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, target.scale[slot], b_t,
-                  b_stride, ranks, static_cast<int>(end - begin), sum + (first - row_begin) * kBlockCols + (begin - col_begin));
+      ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, target.scale[slot],
+                  b_t, b_stride, ranks, static_cast<int>(end - begin),
+                  sum + (first - row_begin) * kBlockCols + (begin - col_begin));
     }
   }
 }
@@ -105,14 +107,16 @@ inline void LinearColumns(const LinearTile& tile, int col_begin, int columns, fl
   for (int row = 0; row < tile.rows; row += kRowsAtOnce) {
     const int rows = static_cast<int>(Least(kRowsAtOnce, tile.rows - row));
     if (tile.weight != nullptr) {
-      TileBlock(x + row * tile.x_stride, tile.x_stride, rows, w, w_stride, in_features, kBlockCols, sum, kBlockCols, false);
+      TileBlock(x + row * tile.x_stride, tile.x_stride, rows, w, w_stride, in_features, kBlockCols, sum, kBlockCols,
+                false);
     } else {
       for (int i = 0; i < rows * kBlockCols; i += kLanes) Store(sum + i, Zero());
     }
     ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
     WithType(tile.out_dtype, [&](auto* type) {
       using Y = decltype(type);
-      StoreSums(sum, rows, columns, static_cast<Y>(tile.y) + row * tile.y_stride + col_begin, tile.y_stride, tile.add_to_y);
+      StoreSums(sum, rows, columns, static_cast<Y>(tile.y) + row * tile.y_stride + col_begin, tile.y_stride,
+                tile.add_to_y);
     });
   }
 }

@@ -113,13 +113,15 @@ int64_t AttentionPhase::Prepare(int threads) {
     for (int32_t row = sequences->query_offset[b]; row < end; row += rows_per_item)
       items_.push_back({b, row, std::min(row + rows_per_item, end)});
   }
-  scratch_bytes_ = RoundUp(AttentionScratchBytes(AttentionVectors(tile.num_heads, tile.num_kv_heads, rows_per_item), tile.head_dim), 64);
+  scratch_bytes_ = RoundUp(
+      AttentionScratchBytes(AttentionVectors(tile.num_heads, tile.num_kv_heads, rows_per_item), tile.head_dim), 64);
   scratch_.resize(static_cast<size_t>(scratch_bytes_) * threads);
   return static_cast<int64_t>(items_.size()) * tile.num_kv_heads;
 }
 
 void AttentionPhase::Run(int64_t item, int thread) noexcept {
-  // The longest sequences' last rows, the most work, come first: the end of the list is where items are handed out from last.
+  // The longest sequences' last rows, the most work, come first: the end of the list is where items are handed out from
+  // last.
   const Item& rows = items_[items_.size() - 1 - static_cast<size_t>(item / tile.num_kv_heads)];
   AttentionTile mine = tile;
   mine.block_table = sequences->block_table + rows.sequence * sequences->block_table_stride;
@@ -162,7 +164,8 @@ void PackPhase::Run(int64_t item, int) noexcept {
     float* to = static_cast<float*>(packed) + first * in_features;
     for (int64_t i = 0; i < in_features; i++)
       for (int64_t c = 0; c < kBlockCols; c++)
-        to[i * kBlockCols + c] = c < columns ? static_cast<const float*>(weight)[(first + c) * weight_stride + i] : 0.0f;
+        to[i * kBlockCols + c] =
+            c < columns ? static_cast<const float*>(weight)[(first + c) * weight_stride + i] : 0.0f;
     return;
   }
   uint16_t* to = static_cast<uint16_t*>(packed) + first * RoundUp(in_features, 2);

@@ -1,6 +1,6 @@
-// The ops as phases of the thread pool: each cuts its work into items and calls the active instruction set's kernel for them.
-// How the work is cut depends on sizes and threads and never shows in the result. Fields are set by whoever owns the phase; those
-// of a step (rows, segments, tables) are read in Prepare, so a recorded phase takes each step's own.
+// The ops as phases of the thread pool: each cuts its work into items and calls the active instruction set's kernel for
+// them. How the work is cut depends on sizes and threads and never shows in the result. Fields are set by whoever owns
+// the phase; those of a step (rows, segments, tables) are read in Prepare, so a recorded phase takes each step's own.
 #ifndef LORID_OPS_PHASES_H_
 #define LORID_OPS_PHASES_H_
 

@@ -1,4 +1,5 @@
-// The ops that touch each element once: rms_norm, silu_mul, and rope with the write of keys and values into their pages.
+// The ops that touch each element once: rms_norm, silu_mul, and rope with the write of keys and values into their
+// pages.
 #ifndef LORID_OPS_POINTWISE_INL_H_
 #define LORID_OPS_POINTWISE_INL_H_
 
@@ -79,7 +80,8 @@ inline int64_t ValueIndex(int head, int padded, int place, int d) {
 }
 
 template <typename X, typename Y>
-inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, const float* cos, const float* sin, int64_t slot) {
+inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, const float* cos, const float* sin,
+                          int64_t slot) {
   const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
   const int place = static_cast<int>(slot % kPageTokens);
   Y* k_page = static_cast<Y*>(tile.k_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * head_dim;

@@ -59,7 +59,8 @@ void SamplePhase::Run(int64_t item, int thread) noexcept {
 // The `count` largest, in order; ties go to the lower id.
 void SamplePhase::Largest(const float* logits, int64_t count, std::vector<Candidate>& candidates) const {
   candidates.clear();
-  if (count * 16 < vocabulary) {  // few: a heap whose front is the worst one kept; nearly every logit fails the first test
+  if (count * 16 <
+      vocabulary) {  // few: a heap whose front is the worst one kept; nearly every logit fails the first test
     float bound = -kInfinity;
     for (int32_t id = 0; id < vocabulary; id++) {
       const bool full = static_cast<int64_t>(candidates.size()) == count;
@@ -85,7 +86,8 @@ int32_t SamplePhase::Draw(const float* logits, int64_t row, std::vector<Candidat
   const int32_t best = LargestId(logits, vocabulary);
   const float temperature = args->temperature[row];
   if (temperature == 0 || best < 0 || logits[best] == kInfinity) return best;
-  const double most = logits[best], uniform = PhiloxUniform(args->philox_key[row], args->philox_counter[2 * row], args->philox_counter[2 * row + 1]);
+  const double most = logits[best], uniform = PhiloxUniform(args->philox_key[row], args->philox_counter[2 * row],
+                                                            args->philox_counter[2 * row + 1]);
   const auto weight = [&](float logit) { return std::exp((static_cast<double>(logit) - most) / temperature); };
   const bool all = args->top_k[row] <= 0 || args->top_k[row] >= vocabulary;
   const double top_p = args->top_p[row];

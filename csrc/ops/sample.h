@@ -24,7 +24,8 @@ struct SampleArgs {
   float* top_logprobs = nullptr;             // [K, num_logprobs]
 };
 
-// Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) with counter (sample, position, 0, 0).
+// Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) with counter (sample, position,
+// 0, 0).
 struct Philox {
   uint32_t word[4];
 };

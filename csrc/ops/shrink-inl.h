@@ -1,5 +1,5 @@
-// lora_shrink: shrunk[t] = A x[t]. Lanes run over the input features; each (row, rank) has its own accumulator, summed over its
-// lanes at the end, so that no pair's bits depend on the tile it was computed in.
+// lora_shrink: shrunk[t] = A x[t]. Lanes run over the input features; each (row, rank) has its own accumulator, summed
+// over its lanes at the end, so that no pair's bits depend on the tile it was computed in.
 #ifndef LORID_OPS_SHRINK_INL_H_
 #define LORID_OPS_SHRINK_INL_H_
 
@@ -10,7 +10,8 @@ namespace LORID_ISA {
 namespace {
 
 template <int kRows, int kRanks>
-inline void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* a, int in_features, float* out, int64_t out_stride) {
+inline void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* a, int in_features, float* out,
+                    int64_t out_stride) {
   Vec sum[kRows][kRanks];
   for (int m = 0; m < kRows; m++)
     for (int r = 0; r < kRanks; r++) sum[m][r] = Zero();
@@ -18,7 +19,8 @@ inline void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* a, int 
     const int left = in_features - i;
     const bool whole = left >= 2 * kLanes;
     Pairs row[kRows];
-    for (int m = 0; m < kRows; m++) row[m] = whole ? LoadPairs(x + m * x_stride + i) : LoadPairsN(x + m * x_stride + i, left);
+    for (int m = 0; m < kRows; m++)
+      row[m] = whole ? LoadPairs(x + m * x_stride + i) : LoadPairsN(x + m * x_stride + i, left);
 #pragma GCC unroll 4
     for (int r = 0; r < kRanks; r++) {
       const uint16_t* at = a + static_cast<int64_t>(r) * in_features + i;
@@ -52,7 +54,8 @@ inline void DotTile(const float* x, int64_t x_stride, const float* a, int in_fea
 }
 
 template <int kRows, int kRanks, typename T>
-inline void DotRanks(const T* x, int64_t x_stride, const T* a, int ranks, int in_features, float* out, int64_t out_stride) {
+inline void DotRanks(const T* x, int64_t x_stride, const T* a, int ranks, int in_features, float* out,
+                     int64_t out_stride) {
   for (; ranks >= kRanks; ranks -= kRanks, a += static_cast<int64_t>(kRanks) * in_features, out += kRanks)
     DotTile<kRows, kRanks>(x, x_stride, a, in_features, out, out_stride);
   if constexpr (kRanks > 1) {

@@ -1,6 +1,6 @@
-// The register tile under every matrix product: sum[m][c] (+)= sum over k of x[m][k] w[k][c], in the order of k, one accumulator
-// per (row, column). The order depends on nothing else, so a row's bits do not depend on the rows that share its tile, and a sum
-// that is stored and loaded again goes on exactly as if it had stayed in its register.
+// The register tile under every matrix product: sum[m][c] (+)= sum over k of x[m][k] w[k][c], in the order of k, one
+// accumulator per (row, column). The order depends on nothing else, so a row's bits do not depend on the rows that
+// share its tile, and a sum that is stored and loaded again goes on exactly as if it had stayed in its register.
 #ifndef LORID_OPS_TILE_INL_H_
 #define LORID_OPS_TILE_INL_H_
 
@@ -53,8 +53,8 @@ inline void Tile(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t
 }
 
 template <int kRows, int kVecs>
-inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int k, float* sum, int64_t sum_stride,
-                 bool go_on) {
+inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int k, float* sum,
+                 int64_t sum_stride, bool go_on) {
   Vec acc[kRows][kVecs];
   for (int m = 0; m < kRows; m++)
     for (int v = 0; v < kVecs; v++) acc[m][v] = go_on ? Load(sum + m * sum_stride + v * kLanes) : Zero();
@@ -96,10 +96,11 @@ inline void TileRows(const T* x, int64_t x_stride, int64_t rows, const T* w, int
     });
 }
 
-// sum [rows, columns]; columns is a multiple of 16. lane_width is the distance between neighbouring columns in w: 2 in bf16.
+// sum [rows, columns]; columns is a multiple of 16. lane_width is the distance between neighbouring columns in w: 2 in
+// bf16.
 template <typename T>
-inline void TileBlock(const T* x, int64_t x_stride, int64_t rows, const T* w, int64_t w_stride, int k, int columns, float* sum,
-                      int64_t sum_stride, bool go_on) {
+inline void TileBlock(const T* x, int64_t x_stride, int64_t rows, const T* w, int64_t w_stride, int k, int columns,
+                      float* sum, int64_t sum_stride, bool go_on) {
   constexpr int kLaneWidth = sizeof(T) == 2 ? 2 : 1;
   int c = 0;
   for (; c + kTileVecs * kLanes <= columns; c += kTileVecs * kLanes)

@@ -86,7 +86,9 @@ inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, ze
   for (int i = 0; i < n; i++) lanes[i] = p[i];
   return AsPairs(_mm256_load_si256(reinterpret_cast<const __m256i*>(lanes)));
 }
-inline Pairs SetPair(uint32_t bits) { return AsPairs(_mm256_set1_epi32(static_cast<int>(bits))); }  // the first of the pair in the low half
+inline Pairs SetPair(uint32_t bits) {
+  return AsPairs(_mm256_set1_epi32(static_cast<int>(bits)));
+}  // the first of the pair in the low half
 
 }  // namespace
 }  // namespace LORID_ISA

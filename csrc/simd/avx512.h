@@ -73,7 +73,9 @@ inline Pairs LoadPairs(const uint16_t* p) { return AsPairs(_mm512_loadu_si512(p)
 inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, zeros after them
   return AsPairs(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p));
 }
-inline Pairs SetPair(uint32_t bits) { return AsPairs(_mm512_set1_epi32(static_cast<int>(bits))); }  // the first of the pair in the low half
+inline Pairs SetPair(uint32_t bits) {
+  return AsPairs(_mm512_set1_epi32(static_cast<int>(bits)));
+}  // the first of the pair in the low half
 
 }  // namespace
 }  // namespace LORID_ISA

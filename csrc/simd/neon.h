@@ -72,7 +72,8 @@ struct Pairs {
   Vec even, odd;
 };
 inline Pairs AsPairs(uint32x4_t bits) {
-  return {vreinterpretq_f32_u32(vshlq_n_u32(bits, 16)), vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)))};
+  return {vreinterpretq_f32_u32(vshlq_n_u32(bits, 16)),
+          vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)))};
 }
 inline Vec DotPairs(const Pairs& a, const Pairs& b, Vec sum) { return Fma(a.odd, b.odd, Fma(a.even, b.even, sum)); }
 inline Pairs LoadPairs(const uint16_t* p) { return AsPairs(vreinterpretq_u32_u16(vld1q_u16(p))); }

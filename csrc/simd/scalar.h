@@ -77,7 +77,9 @@ inline Vec Round(const Vec& x) {
   return Map([&](int i) { return nearbyintf(x.lane[i]); });
 }
 inline Vec PowerOfTwo(const Vec& n) {  // n integral, from -126 to 127; a NaN gives some power
-  return Map([&](int i) { return FromBits(static_cast<uint32_t>((n.lane[i] == n.lane[i] ? static_cast<int>(n.lane[i]) : 0) + 127) << 23); });
+  return Map([&](int i) {
+    return FromBits(static_cast<uint32_t>((n.lane[i] == n.lane[i] ? static_cast<int>(n.lane[i]) : 0) + 127) << 23);
+  });
 }
 inline float SumLanes(const Vec& x) { return (x.lane[0] + x.lane[2]) + (x.lane[1] + x.lane[3]); }
 inline float MaxLanes(const Vec& x) {

@@ -21,7 +21,14 @@ from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
 from lorid_engine.engine.tokenizer import Tokenizer
-from lorid_engine.errors import AdapterError, BackendUnavailableError, CapacityError, ConfigError, LoridError, RequestError
+from lorid_engine.errors import (
+    AdapterError,
+    BackendUnavailableError,
+    CapacityError,
+    ConfigError,
+    LoridError,
+    RequestError,
+)
 from lorid_engine.model.adapters import LoraAdapter, load_adapter
 from lorid_engine.model.config import ModelConfig
 
@@ -115,7 +122,9 @@ class Engine:
             kv_memory = min(_free_memory() // 2, contexts, 2 * 2**30)
         num_pages = kv_memory // page_bytes(config, torch_dtype)
         if num_pages < 1:
-            raise CapacityError(f"kv_memory of {kv_memory} bytes holds no page; one takes {page_bytes(config, torch_dtype)}")
+            raise CapacityError(
+                f"kv_memory of {kv_memory} bytes holds no page; one takes {page_bytes(config, torch_dtype)}"
+            )
         runner = Runner(
             folder,
             config,
@@ -491,7 +500,12 @@ def _check_options(
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
     if device != "cpu":
         raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
-    numbers = {"threads": threads, "max_batch_rows": max_batch_rows, "kv_memory": kv_memory, "max_batch_tokens": max_batch_tokens}
+    numbers = {
+        "threads": threads,
+        "max_batch_rows": max_batch_rows,
+        "kv_memory": kv_memory,
+        "max_batch_tokens": max_batch_tokens,
+    }
     for option, value in numbers.items():
         if value is None and option in ("threads", "kv_memory"):
             continue

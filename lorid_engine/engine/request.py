@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from lorid_engine.errors import ConfigError, LoridError
 
 
-def _number(name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False, above: bool = False) -> None:
+def _number(
+    name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False, above: bool = False
+) -> None:
     kinds: tuple[type, ...] = (int,) if whole else (int, float)
     valid = isinstance(value, kinds) and not isinstance(value, bool)
     if valid:

@@ -32,7 +32,9 @@ class Tokenizer:
         eos_token_id: the checkpoint's end-of-text token, or None.
     """
 
-    def __init__(self, rust: tokenizers.Tokenizer, special_ids: dict[str, int], eos_token_id: int | None = None) -> None:
+    def __init__(
+        self, rust: tokenizers.Tokenizer, special_ids: dict[str, int], eos_token_id: int | None = None
+    ) -> None:
         self._rust = rust
         self._rust.encode_special_tokens = True
         self._rust.no_truncation()

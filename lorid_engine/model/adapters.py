@@ -86,7 +86,9 @@ def load_adapter(name: str, folder: Path | str, config: ModelConfig) -> LoraAdap
     for module, parts in sorted(halves.items()):
         layer, kind = re.fullmatch(r"layers\.(\d+)\.(.+)", module).groups()  # type: ignore[union-attr]
         if kind not in shapes:
-            raise AdapterError(f"adapter {name!r} targets {kind}, which is not supported; supported: {', '.join(shapes)}")
+            raise AdapterError(
+                f"adapter {name!r} targets {kind}, which is not supported; supported: {', '.join(shapes)}"
+            )
         if int(layer) >= config.num_layers:
             raise AdapterError(
                 f"adapter {name!r} was made for another base: it has layer {layer}, the base has {config.num_layers} layers"
@@ -145,7 +147,9 @@ def _read_tensors(name: str, folder: Path) -> dict[str, dict[str, torch.Tensor]]
         for key in file.keys():  # noqa: SIM118
             match = _TENSOR.fullmatch(key)
             if match is None:
-                raise AdapterError(f"adapter {name!r} has the tensor {key}, which is no LoRA matrix of a supported module")
+                raise AdapterError(
+                    f"adapter {name!r} has the tensor {key}, which is no LoRA matrix of a supported module"
+                )
             halves.setdefault(match[1], {})[match[4]] = file.get_tensor(key)
     except (CheckpointError, SafetensorError, TypeError, AttributeError) as error:
         raise AdapterError(f"adapter {name!r}: {error}") from None
@@ -166,7 +170,12 @@ def _pattern_value(pattern: dict[str, Any] | None, module: str, default: float) 
 
 
 def _check_module(
-    name: str, module: str, parts: dict[str, torch.Tensor], settings: dict[str, Any], out_features: int, in_features: int
+    name: str,
+    module: str,
+    parts: dict[str, torch.Tensor],
+    settings: dict[str, Any],
+    out_features: int,
+    in_features: int,
 ) -> LoraWeights:
     if len(parts) != 2:
         missing = "B" if "A" in parts else "A"
@@ -176,7 +185,10 @@ def _check_module(
     if not isinstance(rank, int) or rank <= 0:
         raise AdapterError(f"adapter {name!r}: the rank of {module} must be a positive whole number; got {rank!r}")
     a, b = parts["A"], parts["B"]
-    for half, tensor, shape, width in (("A", a, (rank, in_features), in_features), ("B", b, (out_features, rank), out_features)):
+    for half, tensor, shape, width in (
+        ("A", a, (rank, in_features), in_features),
+        ("B", b, (out_features, rank), out_features),
+    ):
         if tensor.dtype not in DTYPES:
             raise AdapterError(f"adapter {name!r}: {module} lora_{half} must be floating point; got {tensor.dtype}")
         if tuple(tensor.shape) != shape:

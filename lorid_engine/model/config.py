@@ -21,7 +21,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CheckpointError(f"{path.parent} has no {path.name}; a base is a folder in Hugging Face's format") from None
+        raise CheckpointError(
+            f"{path.parent} has no {path.name}; a base is a folder in Hugging Face's format"
+        ) from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
@@ -52,7 +54,15 @@ class ModelConfig:
     eos_token_ids: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        sizes = ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "intermediate_size", "vocab_size")
+        sizes = (
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "num_kv_heads",
+            "head_dim",
+            "intermediate_size",
+            "vocab_size",
+        )
         for name in (*sizes, "max_positions"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
@@ -75,7 +85,9 @@ class ModelConfig:
         raw = read_json(folder / "config.json")
         model_type = raw.get("model_type")
         if model_type not in SUPPORTED:
-            raise CheckpointError(f"{folder}: model_type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}")
+            raise CheckpointError(
+                f"{folder}: model_type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}"
+            )
         for flag in ("attention_bias", "mlp_bias"):
             if raw.get(flag):
                 raise CheckpointError(f"{folder}: {flag} is not supported")

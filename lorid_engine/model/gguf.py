@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -100,15 +101,14 @@ def _convert(gguf_file: Path, folder: Path) -> None:
         options["quantization_config"] = GgufConfig(gguf_file=gguf_file.name, dequantize=True)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **options)
-        model.save_pretrained(folder)
-        AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(folder)
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bars; ours is told through report
+            model = AutoModelForCausalLM.from_pretrained(gguf_file.parent, **options)
+            model.save_pretrained(folder)
+            AutoTokenizer.from_pretrained(gguf_file.parent, gguf_file=gguf_file.name).save_pretrained(folder)
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the loader raises many kinds for a damaged or unknown file
         raise CheckpointError(f"{gguf_file} cannot be read as a GGUF model: {error}") from error
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()

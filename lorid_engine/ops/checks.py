@@ -58,7 +58,9 @@ def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None
     if rank_offset.device.type != "cpu":
         return  # reading it would wait for the device
     if rank_offset[0] != 0 or rank_offset[-1] != num_ranks:
-        raise ShapeError(f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}")
+        raise ShapeError(
+            f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}"
+        )
     ranks = rank_offset.diff()
     if ranks.numel() and (int(ranks.min()) < 0 or int(ranks.max()) > max_rank):
         raise ShapeError(f"rank_offset must give ranks from 0 to max_rank = {max_rank}; got {ranks.tolist()}")
@@ -75,5 +77,5 @@ def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot
         return
     if int(seg_offset[0]) != 0 or int(seg_offset[-1]) != num_rows or bool((seg_offset.diff() < 0).any()):
         raise ShapeError(f"seg_offset must rise from 0 to T = {num_rows}; got {seg_offset.tolist()}")
-    if seg_slot.numel() and not (-1 <= int(seg_slot.min()) and int(seg_slot.max()) < num_slots):
+    if seg_slot.numel() and not (int(seg_slot.min()) >= -1 and int(seg_slot.max()) < num_slots):
         raise ShapeError(f"seg_slot must be -1 or a slot from 0 to {num_slots - 1}; got {seg_slot.tolist()}")

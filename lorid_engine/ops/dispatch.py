@@ -46,11 +46,15 @@ class Op:
         self._backends: list[_Backend] = []
         functools.update_wrapper(self, reference)
         registered = torch.library.custom_op(
-            f"lorid::{self.name}", functools.wraps(reference)(lambda *args: self._run(*args)), mutates_args=tuple(mutates)
+            f"lorid::{self.name}",
+            functools.wraps(reference)(lambda *args: self._run(*args)),
+            mutates_args=tuple(mutates),
         )
         registered.register_fake(fake)
 
-    def backend(self, name: str, why_not: Callable[..., str | None]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def backend(
+        self, name: str, why_not: Callable[..., str | None]
+    ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
         """Registers a backend; why_not(*args) returns why it cannot take these arguments, or None."""
 
         def register(run: Callable[..., Any]) -> Callable[..., Any]:

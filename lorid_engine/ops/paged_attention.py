@@ -6,7 +6,14 @@ import torch
 
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu
-from lorid_engine.ops.checks import expect_contiguous, expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.checks import (
+    expect_contiguous,
+    expect_device,
+    expect_dtype,
+    expect_floating,
+    expect_rows,
+    expect_shape,
+)
 from lorid_engine.ops.dispatch import op
 from lorid_engine.ops.kv_pages import PAGE_TOKENS, key_view, page_shapes, value_view
 
@@ -18,7 +25,9 @@ def _check(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, 
     if head_dim <= 0 or head_dim % 2 or q.shape[1] % head_dim:
         raise ShapeError(f"head_dim must be even and divide q's {q.shape[1]} columns; got {head_dim}")
     if k_pages.dim() < 2 or k_pages.shape[1] == 0 or (q.shape[1] // head_dim) % k_pages.shape[1]:
-        raise ShapeError(f"k_pages must be [C, G, ...] with G dividing H = {q.shape[1] // head_dim}; got {list(k_pages.shape)}")
+        raise ShapeError(
+            f"k_pages must be [C, G, ...] with G dividing H = {q.shape[1] // head_dim}; got {list(k_pages.shape)}"
+        )
     k_shape, v_shape = page_shapes(k_pages.shape[1], head_dim, q.dtype)
     expect_shape("k_pages", k_pages, None, *k_shape)
     expect_shape("v_pages", v_pages, k_pages.shape[0], *v_shape)

@@ -6,7 +6,14 @@ import torch
 
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu
-from lorid_engine.ops.checks import expect_contiguous, expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.checks import (
+    expect_contiguous,
+    expect_device,
+    expect_dtype,
+    expect_floating,
+    expect_rows,
+    expect_shape,
+)
 from lorid_engine.ops.dispatch import op
 from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes, write_token
 

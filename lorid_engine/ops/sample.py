@@ -114,7 +114,13 @@ def sample(
         ShapeError: shapes, dtypes or devices disagree, or a parameter is out of range.
     """
     rows = zip(
-        logits, philox_key.tolist(), philox_counter.tolist(), temperature.tolist(), top_k.tolist(), top_p.tolist(), strict=True
+        logits,
+        philox_key.tolist(),
+        philox_counter.tolist(),
+        temperature.tolist(),
+        top_k.tolist(),
+        top_p.tolist(),
+        strict=True,
     )
     ids = [
         _draw(row, key % 2**64, counter[0], counter[1], heat, k, torch.tensor(p, dtype=torch.float32).item())

@@ -70,7 +70,9 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
             if not kept.exists():
                 _fetch(source, kept, report or (lambda what, done, total: None))
     if file_sha256(kept) != source.sha256:
-        raise PackError(f"{kept} is not the file that the pack names (SHA-256 {source.sha256}); delete it and try again")
+        raise PackError(
+            f"{kept} is not the file that the pack names (SHA-256 {source.sha256}); delete it and try again"
+        )
     return hf_folder_from_gguf(kept, cache_dir, report)
 
 

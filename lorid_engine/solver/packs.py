@@ -144,7 +144,9 @@ def _read_base(folder: Path, top: _Table) -> BaseSource:
     assert base is not None
     path = base.take("path", str, "a folder or a .gguf file", needed=False)
     if base.take("hub", str, "a hub id", needed=False) is not None:
-        raise PackError(f"{folder / 'pack.toml'}: hub bases are not supported yet; fetch the base and set base.path to it")
+        raise PackError(
+            f"{folder / 'pack.toml'}: hub bases are not supported yet; fetch the base and set base.path to it"
+        )
     if path is not None:
         base.finish()
         return FolderSource((folder / Path(path).expanduser()).resolve())
@@ -201,7 +203,12 @@ def _read_sampling(table: _Table | None) -> dict[str, float | int]:
     if table is None:
         return {}
     sampling = {}
-    for key, kind in (("temperature", (int, float)), ("top_p", (int, float)), ("top_k", (int,)), ("max_tokens", (int,))):
+    for key, kind in (
+        ("temperature", (int, float)),
+        ("top_p", (int, float)),
+        ("top_k", (int,)),
+        ("max_tokens", (int,)),
+    ):
         value = table.take(key, kind, "a number", needed=False)
         if value is not None:
             sampling[key] = value

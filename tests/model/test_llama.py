@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import SHAPES, adapted_model, reference_model, save_adapter, save_llama
 
 from lorid_engine.engine.batch import StepBatch
 from lorid_engine.engine.runner import Runner
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
+from tiny_models import SHAPES, adapted_model, reference_model, save_adapter, save_llama
 
 PAGES_EACH = 20
 
 
-def make_runner(folder: Path, dtype: torch.dtype = torch.float32, threads: int = 2, num_pages: int = 8 * PAGES_EACH) -> Runner:
+def make_runner(
+    folder: Path, dtype: torch.dtype = torch.float32, threads: int = 2, num_pages: int = 8 * PAGES_EACH
+) -> Runner:
     return Runner(
         folder,
         ModelConfig.from_folder(folder),
@@ -124,7 +126,9 @@ ADAPTERS: dict[str, dict] = {
 @pytest.fixture
 def adapted(tmp_path: Path) -> tuple[Path, dict[str, Path]]:
     base = save_llama(tmp_path / "base")
-    return base, {name: save_adapter(base, tmp_path / name, seed=i, **ADAPTERS[name]) for i, name in enumerate(ADAPTERS)}
+    return base, {
+        name: save_adapter(base, tmp_path / name, seed=i, **ADAPTERS[name]) for i, name in enumerate(ADAPTERS)
+    }
 
 
 def test_mixed_adapters_in_one_batch_match_peft_one_at_a_time(adapted: tuple[Path, dict[str, Path]], isa: str) -> None:

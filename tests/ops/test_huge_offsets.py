@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_close, assert_same_bits, lazy_zeros
 
+from helpers import assert_close, assert_same_bits, lazy_zeros
 from lorid_engine.ops import AdapterBank, SegmentPlan, lora_expand, lora_shrink, paged_attention
 from lorid_engine.ops.kv_pages import page_shapes, write_token
 
@@ -58,7 +58,9 @@ def test_pages_past_two_to_the_31(isa: str, dtype: torch.dtype) -> None:
         write_token(*near, position, kv[position, 0], kv[position, 1])
     q = torch.randn(5, 256, generator=generator).to(dtype)
     offset, positions = torch.tensor([0, 5], dtype=torch.int32), torch.arange(5, dtype=torch.int32)
-    far = paged_attention(q, k_pages, v_pages, torch.tensor([[last]], dtype=torch.int32), offset, positions, 64, 0.125, 0)
+    far = paged_attention(
+        q, k_pages, v_pages, torch.tensor([[last]], dtype=torch.int32), offset, positions, 64, 0.125, 0
+    )
     same = paged_attention(q, *near, torch.tensor([[0]], dtype=torch.int32), offset, positions, 64, 0.125, 0)
     assert_same_bits(far, same)
     assert_close(far[0], kv[0, 1].repeat_interleave(2, dim=0).flatten().to(dtype))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank, plan_of, poisoned_tail, strided
 
+from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank, plan_of, poisoned_tail, strided
 from lorid_engine.errors import BackendUnavailableError, ShapeError
 from lorid_engine.ops import (
     AdapterBank,
@@ -66,7 +66,9 @@ def test_reference_by_hand() -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("pattern", SEGMENTS)
 @pytest.mark.parametrize(("in_features", "out_features"), [(1, 1), (15, 33), (64, 32), (131, 75)])
-def test_linear_on_every_pattern(isa: str, pattern: str, in_features: int, out_features: int, dtype: torch.dtype) -> None:
+def test_linear_on_every_pattern(
+    isa: str, pattern: str, in_features: int, out_features: int, dtype: torch.dtype
+) -> None:
     plan, rows = plan_of(pattern)
     bank = make_bank([3, 17, 8], in_features, out_features, dtype)
     x = strided(random(rows, in_features, dtype=dtype))
@@ -87,7 +89,9 @@ def test_linear_at_every_rank(isa: str, rank: int, dtype: torch.dtype) -> None:
 def test_linear_at_every_row_count(isa: str, rows: int, dtype: torch.dtype) -> None:
     slots = [(-1, 0, 1)[(t // 7) % 3] for t in range(rows)]
     bank = make_bank([16, 5], 64, 48, dtype)
-    check_linear(random(rows, 64, dtype=dtype), random(48, 64, dtype=dtype, seed=2), bank, SegmentPlan.from_slots(slots))
+    check_linear(
+        random(rows, 64, dtype=dtype), random(48, 64, dtype=dtype, seed=2), bank, SegmentPlan.from_slots(slots)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

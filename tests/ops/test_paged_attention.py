@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from helpers import assert_close, assert_same_bits, strided
 
+from helpers import assert_close, assert_same_bits, strided
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import paged_attention, use_backend
 from lorid_engine.ops.kv_pages import page_shapes, write_token
@@ -48,7 +48,9 @@ def make_sequences(lengths: list[int], heads: tuple[int, int, int], dtype: torch
     return Sequences(queries, k_pages, v_pages, table, head_dim)
 
 
-def attend(sequences: Sequences, spans: list[tuple[int, int, int]], window: int = 0, dtype: torch.dtype | None = None) -> torch.Tensor:
+def attend(
+    sequences: Sequences, spans: list[tuple[int, int, int]], window: int = 0, dtype: torch.dtype | None = None
+) -> torch.Tensor:
     """One call over (sequence, first position, end position) spans."""
     q = torch.cat([sequences.q[b][first:end] for b, first, end in spans])
     positions = torch.cat([torch.arange(first, end) for _, first, end in spans]).int()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import assert_close, assert_same_bits, strided
 
+from helpers import assert_close, assert_same_bits, strided
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import embed, pack_linear, rms_norm, rope, silu_mul, use_backend
 from lorid_engine.ops.kv_pages import key_view, page_shapes, value_view
@@ -61,7 +61,9 @@ def test_embed_takes_rows_of_a_packed_weight(isa: str, dtype: torch.dtype) -> No
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(1, 1, 2), (4, 2, 24), (9, 3, 64)])
-def test_rope_rotates_and_writes_pages(isa: str, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+def test_rope_rotates_and_writes_pages(
+    isa: str, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+) -> None:
     rows = 19
     qkv = strided(random(rows, (num_heads + 2 * num_kv_heads) * head_dim, dtype=dtype))
     angle = random(40, head_dim // 2, dtype=torch.float32, seed=3)
@@ -71,7 +73,9 @@ def test_rope_rotates_and_writes_pages(isa: str, num_heads: int, num_kv_heads: i
     for backend, kind in (("reference", torch.float64), ("cpu", dtype)):
         k_shape, v_shape = page_shapes(num_kv_heads, head_dim, kind)
         k_pages, v_pages = torch.zeros(3, *k_shape, dtype=kind), torch.zeros(3, *v_shape, dtype=kind)
-        tables = [table.to(torch.float64 if kind == torch.float64 else torch.float32) for table in (angle.cos(), angle.sin())]
+        tables = [
+            table.to(torch.float64 if kind == torch.float64 else torch.float32) for table in (angle.cos(), angle.sin())
+        ]
         with use_backend(backend):
             q = rope(qkv.to(kind), *tables, positions, slots, k_pages, v_pages, num_heads)
         results.append((q, key_view(k_pages), value_view(v_pages, head_dim)))

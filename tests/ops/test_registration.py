@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from helpers import make_bank
 
+from helpers import make_bank
 from lorid_engine import ops
 from lorid_engine.errors import BackendUnavailableError, ConfigError
 from lorid_engine.ops.kv_pages import page_shapes
@@ -40,9 +40,25 @@ def cases() -> dict[str, tuple]:
         "rms_norm": (X, torch.ones(16), 1e-5),
         "silu_mul": (X,),
         "embed": (ints(1, 23), packed.data, 24, 16),
-        "rope": (torch.randn(1, 32), torch.ones(5, 4), torch.zeros(5, 4), ints(3), ints(19, dtype=torch.int64), *pages(), 2),
+        "rope": (
+            torch.randn(1, 32),
+            torch.ones(5, 4),
+            torch.zeros(5, 4),
+            ints(3),
+            ints(19, dtype=torch.int64),
+            *pages(),
+            2,
+        ),
         "paged_attention": (torch.randn(1, 16), *pages(), ints(0, 1)[None], ints(0, 1), ints(3), 8, 1.0, 0),
-        "sample": (torch.randn(2, 9), ints(1, 2, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64), rows, ints(0, 3), rows, 2),
+        "sample": (
+            torch.randn(2, 9),
+            ints(1, 2, dtype=torch.int64),
+            torch.zeros(2, 2, dtype=torch.int64),
+            rows,
+            ints(0, 3),
+            rows,
+            2,
+        ),
     }
 
 
@@ -74,7 +90,9 @@ def test_a_backend_asked_for_never_falls_back() -> None:
         ops.silu_mul(X.double())
 
 
-@pytest.mark.parametrize(("variable", "value", "message"), [("LORID_ISA", "sse9", "LORID_ISA"), ("LORID_THREADS", "0", "LORID_THREADS")])
+@pytest.mark.parametrize(
+    ("variable", "value", "message"), [("LORID_ISA", "sse9", "LORID_ISA"), ("LORID_THREADS", "0", "LORID_THREADS")]
+)
 def test_environment_is_checked(variable: str, value: str, message: str) -> None:
     code = "import torch; from lorid_engine import ops; ops.silu_mul(torch.ones(1, 2))"
     environment = {"PATH": "", variable: value}

@@ -12,10 +12,16 @@ from lorid_engine.ops import cpu, sample, use_backend
 from lorid_engine.ops.sample import philox
 
 
-def draw(logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, logprobs: int = -1, key: int = 7):
+def draw(
+    logits: torch.Tensor, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, logprobs: int = -1, key: int = 7
+):
     rows = logits.shape[0]
     counter = torch.stack([torch.zeros(rows, dtype=torch.int64), torch.arange(rows)], dim=1).contiguous()
-    heat, k, p = torch.full((rows,), temperature), torch.full((rows,), top_k, dtype=torch.int32), torch.full((rows,), top_p)
+    heat, k, p = (
+        torch.full((rows,), temperature),
+        torch.full((rows,), top_k, dtype=torch.int32),
+        torch.full((rows,), top_p),
+    )
     return sample(logits, torch.full((rows,), key), counter, heat, k, p, logprobs)
 
 
@@ -76,7 +82,15 @@ def test_a_row_is_drawn_alone_as_in_company() -> None:
     logits = torch.randn(9, 5000, generator=torch.Generator().manual_seed(4))
     together = draw(logits, 1.5, 50, 0.9)[0]
     counter = torch.tensor([[0, 4]])
-    alone = sample(logits[4:5], torch.tensor([7]), counter, torch.tensor([1.5]), torch.tensor([50], dtype=torch.int32), torch.tensor([0.9]), -1)
+    alone = sample(
+        logits[4:5],
+        torch.tensor([7]),
+        counter,
+        torch.tensor([1.5]),
+        torch.tensor([50], dtype=torch.int32),
+        torch.tensor([0.9]),
+        -1,
+    )
     assert int(alone[0]) == int(together[4])
 
 

@@ -1,0 +1,129 @@
+"""`lorid doctor`: what this machine and installation can do, and why not where they cannot."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from typing import Any
+
+from lorid_engine import env
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "triton", "rich")
+
+
+def run_doctor(options: argparse.Namespace) -> int:
+    """Prints the report; returns the exit status."""
+    report = collect()
+    if options.json:
+        print(json.dumps(report))
+        return 0
+    for section, values in report.items():
+        print(section)
+        for name, value in values.items():
+            print(f"  {name}: {value}")
+    return 0
+
+
+def collect() -> dict[str, dict[str, Any]]:
+    """The report's sections."""
+    return {
+        "machine": _machine(),
+        "instruction sets": _isas(),
+        "backends": _backends(),
+        "versions": _versions(),
+        "cache": _cache(),
+        "packs": _packs(),
+    }
+
+
+def _machine() -> dict[str, Any]:
+    machine: dict[str, Any] = {"system": platform.platform(), "processor": _processor()}
+    try:
+        machine["threads"] = env.threads() or _cores()
+    except ValueError as error:
+        machine["threads"] = f"unusable: {error}"
+    machine["cores that this process may use"] = _cores()
+    memory = _memory()
+    return machine | ({"memory": memory} if memory else {})
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _proc(path: str, key: str) -> str | None:
+    """A value of one of Linux's "key: value" files."""
+    try:
+        with open(path, encoding="utf-8") as lines:
+            return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(key)), None)
+    except OSError:
+        return None
+
+
+def _processor() -> str:
+    return _proc("/proc/cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _memory() -> str | None:
+    total, free = _proc("/proc/meminfo", "MemTotal"), _proc("/proc/meminfo", "MemAvailable")
+    if total is None or free is None:
+        return None
+    gib = [int(text.split()[0]) / 2**20 for text in (total, free)]
+    return f"{gib[0]:.1f} GiB, {gib[1]:.1f} GiB of it free"
+
+
+def _isas() -> dict[str, str]:
+    try:
+        from lorid_engine import _C
+    except ImportError as error:
+        return {"C++ extension": f"not built: {error}"}
+    supported = _C.supported_isas()
+    states = {isa: "ready" if isa in supported else "not on this processor" for isa in _C.compiled_isas()}
+    for isa in ("avx512bf16", "avx512", "avx2", "neon", "scalar"):
+        states.setdefault(isa, "not compiled in: another architecture, or the compiler did not know it")
+    forced = env.isa()
+    used = forced or _C.active_isa()
+    if used in states:
+        states[used] += ", in use" + (" (LORID_ISA)" if forced else "")
+    else:
+        states["LORID_ISA"] = f"unusable: {forced!r} is no instruction set"
+    return states
+
+
+def _backends() -> dict[str, str]:
+    from lorid_engine import ops
+    from lorid_engine.errors import LoridError
+
+    try:
+        backends = ops.report()
+    except LoridError as error:
+        backends = {"cpu": f"unusable: {error}"}
+    return backends | {"triton (GPU)": "not in this version"}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    for package in ("lorid-engine", *_PACKAGES):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _cache() -> dict[str, str]:
+    folder = env.cache_dir()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    writable = "writable" if os.access(existing, os.W_OK) else "NOT writable: set LORID_CACHE to another folder"
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
+    return {"folder": str(folder), "state": f"{writable}, {size / 1e6:.0f} MB in it"}
+
+
+def _packs() -> dict[str, str]:
+    from lorid_engine.solver.packs import installed_packs
+
+    return {name: str(folder) for name, folder in installed_packs().items()}
