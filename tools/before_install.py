@@ -5,7 +5,7 @@ import sys
 
 def main() -> int:
     """Returns the exit status."""
-    if sys.version_info < (3, 10):
+    if sys.version_info < (3, 10):  # noqa: UP036 (an older one may well run this)
         print("lorid-engine needs Python 3.10 or newer; this is %d.%d: pass PYTHON=..." % sys.version_info[:2])  # noqa: UP031
         return 1
     try:

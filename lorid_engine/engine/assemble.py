@@ -13,7 +13,8 @@ def assemble(plan: Plan) -> tuple[StepBatch, list[Sequence]]:
     """The step's batch, and the sequences that draw a token in it, in the order of its sample_rows."""
     tokens: list[int] = []
     positions: list[np.ndarray] = []
-    offset, seg_offset, seg_slot = [0], [0], []
+    offset, seg_offset = [0], [0]
+    seg_slot: list[int] = []
     drawing: list[Sequence] = []
     sample_rows: list[int] = []
     for sequence, count in plan.rows:

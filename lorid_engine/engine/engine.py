@@ -230,7 +230,7 @@ class Engine:
         group = Group(request, request_id, text, prompt_ids, slot, root, key, next(self._arrivals))
         for index in range(request.sampling.n):
             stream = TextStream(
-                self.tokenizer, request.sampling.stop, keep_stop=request.sampling.include_stop_str_in_output
+                self.tokenizer, tuple(request.sampling.stop), keep_stop=request.sampling.include_stop_str_in_output
             )
             group.sequences.append(Sequence(group, index, list(prompt_ids), stream, waits_for_prompt=index > 0))
         self._groups[request_id] = group

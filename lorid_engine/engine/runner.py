@@ -103,7 +103,7 @@ class Runner:
                 self._program.set_target(target=number, a=0, b_t=0, rank_offset=0, scale=0, max_rank=0)
                 continue
             bank = AdapterBank.from_tensors(
-                [share and (share.a, share.b, share.scale) for share in shares], dtype=self._dtype
+                [None if share is None else (share.a, share.b, share.scale) for share in shares], dtype=self._dtype
             )
             assert bank.a.shape[1] == in_features and bank.b_t.shape[1] == target.col_end - target.col_begin
             self._banks[name] = bank
@@ -119,17 +119,16 @@ class Runner:
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step: every row's keys and values are written, the sampled rows' tokens returned."""
         samples, count = len(batch.sample_rows), max(batch.num_logprobs, 0)
-        drawn = {
-            "out_token_ids": np.empty(samples, np.int32),
-            "out_logprob": np.empty(samples, np.float32),
-            "out_rank": np.empty(samples, np.int32),
-            "out_top_ids": np.empty((samples, count), np.int32),
-            "out_top_logprobs": np.empty((samples, count), np.float32),
-        }
-        self._program.run(step={**vars(batch), **drawn}, threads=self._threads)
-        if batch.num_logprobs < 0:
-            return StepResult(drawn["out_token_ids"])
-        return StepResult(*drawn.values())
+        result = StepResult(
+            token_ids=np.empty(samples, np.int32),
+            logprob=np.empty(samples, np.float32),
+            rank=np.empty(samples, np.int32),
+            top_ids=np.empty((samples, count), np.int32),
+            top_logprobs=np.empty((samples, count), np.float32),
+        )
+        written = {f"out_{name}": array for name, array in vars(result).items()}
+        self._program.run(step={**vars(batch), **written}, threads=self._threads)
+        return result if batch.num_logprobs >= 0 else StepResult(result.token_ids)
 
     def logits(self, count: int) -> np.ndarray:
         """The last step's logits [count, V] float32 of its first sampled rows."""

@@ -6,6 +6,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from lorid_engine import env
 from lorid_engine.engine import Engine, SamplingParams
@@ -45,7 +46,8 @@ class SolverConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
-        SamplingParams(seed=self.seed, **self.overrides)
+        options: dict[str, Any] = {**self.overrides, "seed": self.seed}
+        SamplingParams(**options)
 
     @property
     def overrides(self) -> dict[str, float | int]:
@@ -131,13 +133,13 @@ class Solver:
         Returns:
             An iterator of solutions. A question that cannot be worked on has `error` set. Closing it aborts what is in flight.
         """
-        incoming = enumerate(questions)
+        incoming: Iterator[tuple[int, str]] | None = enumerate(questions)
         active: list[Question] = []
         waiting: dict[int, Solution] = {}
         turn = itertools.count()
         expected = next(turn)
         try:
-            while True:
+            while incoming is not None:
                 self._fill(incoming, active, waiting, on_event or (lambda event: None))
                 for question in [question for question in active if question.solution is not None]:
                     active.remove(question)
@@ -151,8 +153,8 @@ class Solver:
                     expected = next(turn)
                 if active:
                     self._step(active)
-                elif not waiting and not (incoming := _peek(incoming)):
-                    return
+                else:
+                    incoming = _peek(incoming)
         finally:
             for question in active:
                 question.cancel()

@@ -229,5 +229,5 @@ class TestRefusals:
 
 
 def test_unknown_isa() -> None:
-    with pytest.raises(ValueError, match="one of .*scalar; got sse9"):
+    with pytest.raises(ValueError, match=r"one of .*scalar; got sse9"):
         cpu.extension().set_isa("sse9")
