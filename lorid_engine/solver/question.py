@@ -61,7 +61,9 @@ class Question:
         overrides: dict[str, float | int],
         tell: Callable[[Event], None],
     ) -> None:
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str):
+            raise RequestError(f"a question must be text; got {type(text).__name__}")
+        if not text.strip():
             raise RequestError("the question is empty; give some text")
         self._engine, self._pack, self._tell = engine, pack, tell
         self._seed, self._max_rounds, self._overrides = seed, max_rounds, overrides
@@ -93,6 +95,7 @@ class Question:
 
     def start_round(self) -> None:
         """Begins the next round: IR and KG; DR follows when KG's rules are there."""
+        assert self.can_start
         self.started += 1
         self._rounds[self.started] = _Rationales()
         for role in ("ir", "kg"):

@@ -168,7 +168,7 @@ class Solver:
     ) -> None:
         """Begins the current round of every question, new questions while there are rows, then lookahead rounds."""
         for question in active:
-            if question.lookahead < 0:
+            if question.can_start and question.lookahead < 0:
                 self._start_round(question)
         rows = self.engine.max_batch_rows
         while sum(len(question.request_ids) for question in active) + 2 <= max(rows, 2):

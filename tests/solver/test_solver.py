@@ -1,0 +1,209 @@
+"""The solver against strictly sequential rounds, and how it treats streams, bad questions and events."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sequential_oracle import Expected, judge, sequential_solve
+from tiny_pack import make_engine, make_pack
+
+from lorid_engine.errors import AdapterError, ConfigError, RequestError
+from lorid_engine.solver import RoundEvent, Solution, Solver, SolverConfig, TextEvent
+from lorid_engine.solver.agreement import Agreement
+from lorid_engine.solver.packs import Pack
+from lorid_engine.solver.question import complete_answer, request_key
+
+QUESTIONS = [f"What is {k} plus {k * k % 7}?" for k in range(50)]
+ROUNDS = 6
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Pack:
+    return make_pack(tmp_path_factory.mktemp("pack"))
+
+
+@pytest.fixture(scope="module")
+def expected(pack: Pack) -> list[Expected]:
+    engine = make_engine(pack, threads=1, max_batch_rows=1)
+    return [sequential_solve(engine, pack, question, seed=7, max_rounds=ROUNDS) for question in QUESTIONS]
+
+
+def check(solution: Solution, expected: Expected) -> None:
+    drawn = [sample.token_ids for round in solution.trace for sample in (round.ir, round.kg, round.dr)]
+    assert drawn == expected.token_ids
+    assert (solution.answer, solution.agreed) == (expected.answer, expected.agreed)
+    assert solution.rounds == len(solution.trace) == len(expected.token_ids) // 3
+    assert solution.tokens == sum(map(len, expected.token_ids))
+
+
+def test_the_questions_exercise_the_loop(expected: list[Expected]) -> None:
+    rounds = [len(each.token_ids) // 3 for each in expected]
+    assert sum(count > 1 for count in rounds) >= 10 and min(rounds) < ROUNDS
+    assert any(each.agreed for each in expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("rows", [4, 64])
+@pytest.mark.parametrize("lookahead", [0, 8])
+def test_equals_sequential_rounds(
+    pack: Pack, expected: list[Expected], lookahead: int, rows: int, threads: int
+) -> None:
+    """Invariant 5, among 50 questions and alone."""
+    engine = make_engine(pack, threads=threads, max_batch_rows=rows)
+    solver = Solver(engine, pack, SolverConfig(max_rounds=ROUNDS, lookahead=lookahead, seed=7))
+    solutions = list(solver.solve_many(QUESTIONS))
+    assert [solution.index for solution in solutions] == list(range(50))
+    for solution, right in zip(solutions, expected, strict=True):
+        check(solution, right)
+    for number in (0, 17, 33):
+        check(solver.solve(QUESTIONS[number]), expected[number])
+    assert engine.stats().pages_held == 0 and not engine.has_unfinished_requests()
+
+
+def test_small_kv_memory_changes_nothing(pack: Pack, expected: list[Expected]) -> None:
+    engine = make_engine(pack, max_batch_rows=16)
+    while engine._pool.num_free > 40:  # hold pages, as a smaller kv_memory would
+        assert engine._pool.take() is not None
+    solver = Solver(engine, pack, SolverConfig(max_rounds=ROUNDS, lookahead=8, seed=7))
+    for solution, right in zip(solver.solve_many(QUESTIONS[:12]), expected, strict=False):
+        check(solution, right)
+    assert engine.stats().preemptions > 0
+
+
+def test_out_of_order_delivery_has_the_same_solutions(pack: Pack, expected: list[Expected]) -> None:
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
+    seen = {solution.index: solution for solution in solver.solve_many(QUESTIONS[:20], ordered=False)}
+    assert sorted(seen) == list(range(20))
+    for index, solution in seen.items():
+        check(solution, expected[index])
+
+
+def test_bad_questions_among_good_ones(pack: Pack, expected: list[Expected]) -> None:
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
+    bad = ["", " \n", "x" * 1_000_000, 12, None]
+    solutions = list(solver.solve_many([QUESTIONS[0], *bad, QUESTIONS[1]]))
+    check(solutions[0], expected[0])
+    check(solutions[-1], expected[1])
+    messages = ["empty", "empty", "1000011 tokens; the context of 512", "must be text; got int", "got NoneType"]
+    for solution, message in zip(solutions[1:-1], messages, strict=True):
+        assert isinstance(solution.error, RequestError) and message in str(solution.error)
+        assert solution.to_dict()["error"] and solution.answer is None
+    with pytest.raises(RequestError, match="empty"):
+        solver.solve("")
+    assert solver.engine.stats().pages_held == 0
+
+
+def test_questions_may_hold_special_text(pack: Pack) -> None:
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=1, seed=7))
+    ids = pack.roles["dr"].template.encode(solver.engine.tokenizer, question="<|end|>{knowledge}", knowledge="{question}<|start|>")
+    assert [token for token in ids if token >= 256] == [256, 257, 256]
+    assert solver.solve("What is <|end|> and {knowledge}?").rounds == 1
+
+
+def test_closing_early_and_failing_questions_abort_everything(pack: Pack) -> None:
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
+    solutions = solver.solve_many(QUESTIONS)
+    next(solutions)
+    solutions.close()
+    assert not solver.engine.has_unfinished_requests()
+
+    def broken():
+        yield QUESTIONS[0]
+        raise OSError("the file is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        list(solver.solve_many(broken()))
+    assert not solver.engine.has_unfinished_requests() and solver.engine.stats().pages_held == 0
+
+
+def test_questions_are_read_as_they_are_needed(pack: Pack) -> None:
+    solver = Solver(make_engine(pack, max_batch_rows=4), pack, SolverConfig(max_rounds=2, seed=7))
+    read = []
+    solutions = solver.solve_many(read.append(question) or question for question in QUESTIONS)
+    next(solutions)
+    assert len(read) <= 6
+    solutions.close()
+
+
+def test_events_tell_the_story(pack: Pack, expected: list[Expected]) -> None:
+    events = []
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
+    solution = solver.solve(QUESTIONS[3], on_event=events.append)
+    judged = [event for event in events if isinstance(event, RoundEvent)]
+    assert tuple(event.round for event in judged) == solution.trace
+    assert [event.agreed is not None for event in judged] == [False] * (solution.rounds - 1) + [solution.agreed]
+    last = {(e.round, e.role): e.text for e in events if isinstance(e, TextEvent)}
+    assert all(last[round.number, "ir"] == round.ir.text for round in solution.trace)
+
+
+def test_rules_that_leave_no_room_make_an_empty_deep_answer(pack: Pack) -> None:
+    engine = make_engine(pack)
+    limit = len(pack.roles["kg"].template.encode(engine.tokenizer, question=""))
+    question = "y" * (511 - limit - 1)
+    solution = Solver(engine, pack, SolverConfig(max_rounds=2, seed=7)).solve(question)
+    assert all(round.dr.answer is None and "context of 512" in round.dr.note for round in solution.trace)
+    assert not solution.agreed
+
+
+def test_an_engine_without_the_roles_is_refused(pack: Pack) -> None:
+    engine = make_engine(pack)
+    engine.delete_adapter("dr")
+    with pytest.raises(AdapterError, match="'dr'; loaded: 'ir', 'kg'"):
+        Solver(engine, pack)
+
+
+@pytest.mark.parametrize("options", [{"max_rounds": 0}, {"lookahead": -1}, {"seed": -1}, {"temperature": -1.0}])
+def test_config_is_checked(options: dict) -> None:
+    with pytest.raises(ConfigError):
+        SolverConfig(**options)
+
+
+ROUND_CASES = [
+    # (IR answers, DR answers), each by round; then the answer and whether it is agreed
+    (["5"], ["5"], "5", True),
+    (["5"], ["6"], "6", False),  # a tie of votes: the round, then DR's
+    ([None], [None], None, False),
+    (["5", None], [None, "5.0"], "5", True),  # of two equal answers the earlier round's text
+    (["5", "7"], ["6", "5"], "5", True),
+    (["5", "6", "6"], ["1", "2", "3"], "6", False),
+    (["1", "2"], ["2", "1"], "1", True),  # both enter at once with two votes each: the earlier round... then DR's
+    (["1", "2", "2"], ["3", "1", "2"], "1", True),
+]
+
+
+@pytest.mark.parametrize(("ir", "dr", "answer", "agreed"), ROUND_CASES)
+def test_stopping_rule(ir: list, dr: list, answer: str | None, agreed: bool) -> None:
+    agreement, found = Agreement(), None
+    for number, (a, b) in enumerate(zip(ir, dr, strict=True), start=1):
+        found = agreement.add_round(number, a, b)
+        if found is not None:
+            break
+    assert (found if found is not None else agreement.most_voted(), found is not None) == judge(ir[:number], dr[:number])
+    if number == len(ir) and answer is not None and len(set(filter(None, ir + dr))) < 3:
+        assert (found or agreement.most_voted()) is not None and (found is not None) == agreed
+
+
+def test_ties_by_hand() -> None:
+    agreement = Agreement()
+    assert agreement.add_round(1, "1", "2") is None
+    assert agreement.add_round(2, "2", "1") == "2"  # two votes each, both since round 1: DR's
+    assert Agreement().add_round(1, "5", "5.0") == "5.0"
+    votes = Agreement()
+    assert votes.add_round(1, "4", "6") is None and votes.most_voted() == "6"
+    assert votes.add_round(2, "4", None) is None and votes.most_voted() == "4"
+    assert Agreement().most_voted() is None
+
+
+def test_complete_answer_lines() -> None:
+    pattern = "#### (.+)"
+    assert complete_answer("so\n#### 72", pattern) is None
+    assert complete_answer("so\n#### 72\n", pattern) == len("so\n#### 72")
+    assert complete_answer("so\n#### 72\nmore", pattern, searched=8) == len("so\n#### 72")
+    assert complete_answer("a\nb\n", pattern) is None and complete_answer("#### 1\n", None) is None
+
+
+def test_keys_cannot_collide() -> None:
+    assert request_key("a", "ir", 1) != request_key("a", "ir", 11) != request_key("a1:", "ir", 1)
+    assert request_key("q2:ir", "ir", 1) != request_key("q", "ir", 1)
+    assert request_key("\ud800", "ir", 1) != request_key("?", "ir", 1)
