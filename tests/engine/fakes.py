@@ -91,7 +91,11 @@ class FakeRunner:
 
 
 def fake_engine(
-    num_pages: int = 64, max_batch_rows: int = 8, max_batch_tokens: int = 32, adapters: tuple[str, ...] = (), bos: bool = False
+    num_pages: int = 64,
+    max_batch_rows: int = 8,
+    max_batch_tokens: int = 32,
+    adapters: tuple[str, ...] = (),
+    bos: bool = False,
 ) -> tuple[Engine, FakeRunner]:
     """An engine over the fake runner, with adapters that are only names."""
     engine, runner = Engine.__new__(Engine), FakeRunner(num_pages)

@@ -74,7 +74,9 @@ def test_characters_of_several_tokens_and_unfinished_ones() -> None:
 
 def test_stream_holds_back_what_may_become_a_stop_string() -> None:
     engine = scripted(TOKENIZER.encode("ab<|") + TOKENIZER.encode("x<|end!"))
-    seen = [o.outputs[0].text for o in engine.stream(Request("x", sampling=SamplingParams(max_tokens=11, stop=["<|end|>"])))]
+    seen = [
+        o.outputs[0].text for o in engine.stream(Request("x", sampling=SamplingParams(max_tokens=11, stop=["<|end|>"])))
+    ]
     assert seen[:5] == ["a", "ab", "ab", "ab", "ab<|x"] and seen[-1] == "ab<|x<|end!"
     assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
 

@@ -18,7 +18,9 @@ PREFIXES = [[7] * 40, list(range(60)), [5, 6]]
 
 
 def make_request(chance: random.Random, number: int) -> Request:
-    prompt = chance.choice(PREFIXES)[: chance.randint(1, 60)] + [chance.randrange(64) for _ in range(chance.randint(0, 30))]
+    prompt = chance.choice(PREFIXES)[: chance.randint(1, 60)] + [
+        chance.randrange(64) for _ in range(chance.randint(0, 30))
+    ]
     return Request(
         prompt,
         adapter=chance.choice([None, "a", "b"]),
@@ -139,7 +141,9 @@ def test_adapters_do_not_share_pages() -> None:
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt()])
 def test_a_failed_step_loses_nothing(error: BaseException) -> None:
     engine, runner = fake_engine(max_batch_tokens=8)
-    requests = [Request([k, 2, 3], sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k)) for k in range(3)]
+    requests = [
+        Request([k, 2, 3], sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k)) for k in range(3)
+    ]
     for request in requests:
         engine.add_request(request)
     done = {}

@@ -21,7 +21,9 @@ class Expected:
     token_ids: list[tuple[int, ...]]  # of IR, KG, DR of each round
 
 
-def draw(engine: Engine, pack: Pack, question: str, role: str, round: int, seed: int, **values: str) -> tuple[str, tuple]:
+def draw(
+    engine: Engine, pack: Pack, question: str, role: str, round: int, seed: int, **values: str
+) -> tuple[str, tuple]:
     """One sample; a rationale ends with its first complete answer line."""
     options = {**pack.sampling_for(role), "seed": seed, "stop": pack.stop}
     prompt = pack.roles[role].template.encode(engine.tokenizer, question=question, **values)
@@ -37,7 +39,9 @@ def draw(engine: Engine, pack: Pack, question: str, role: str, round: int, seed:
 
 def judge(ir: list[str | None], dr: list[str | None]) -> tuple[str | None, bool]:
     """The stopping rule, written the long way: answers by round, from the first."""
-    samples = [(a, t, role) for role, answers in (("ir", ir), ("dr", dr)) for t, a in enumerate(answers) if a is not None]
+    samples = [
+        (a, t, role) for role, answers in (("ir", ir), ("dr", dr)) for t, a in enumerate(answers) if a is not None
+    ]
 
     def votes(answer: str) -> int:
         return sum(equivalent(answer, other) for other, _, _ in samples)

@@ -96,7 +96,9 @@ def test_bad_questions_among_good_ones(pack: Pack, expected: list[Expected]) -> 
 
 def test_questions_may_hold_special_text(pack: Pack) -> None:
     solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=1, seed=7))
-    ids = pack.roles["dr"].template.encode(solver.engine.tokenizer, question="<|end|>{knowledge}", knowledge="{question}<|start|>")
+    ids = pack.roles["dr"].template.encode(
+        solver.engine.tokenizer, question="<|end|>{knowledge}", knowledge="{question}<|start|>"
+    )
     assert [token for token in ids if token >= 256] == [256, 257, 256]
     assert solver.solve("What is <|end|> and {knowledge}?").rounds == 1
 
@@ -179,7 +181,9 @@ def test_stopping_rule(ir: list, dr: list, answer: str | None, agreed: bool) -> 
         found = agreement.add_round(number, a, b)
         if found is not None:
             break
-    assert (found if found is not None else agreement.most_voted(), found is not None) == judge(ir[:number], dr[:number])
+    assert (found if found is not None else agreement.most_voted(), found is not None) == judge(
+        ir[:number], dr[:number]
+    )
     if number == len(ir) and answer is not None and len(set(filter(None, ir + dr))) < 3:
         assert (found or agreement.most_voted()) is not None and (found is not None) == agreed
 

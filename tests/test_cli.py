@@ -1,0 +1,128 @@
+"""The command line, in-process with a tiny pack and as a program."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tiny_pack import PROMPTS, make_pack
+
+from lorid_engine.cli import main
+from lorid_engine.cli.trace import LiveTrace, plain
+from lorid_engine.solver import Round, RoundEvent, Sample, TextEvent
+
+
+@pytest.fixture(scope="module")
+def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny pack as a folder with a manifest."""
+    folder = tmp_path_factory.mktemp("pack")
+    make_pack(folder, max_tokens=10)
+    roles = "\n".join(
+        f"[roles.{role}]\nadapter = '{role}'\nprompt = {json.dumps(text)}" for role, text in PROMPTS.items()
+    )
+    answer = "[answer]\npattern = '([a-zA-Z0-9])'\n"
+    (folder / "pack.toml").write_text(
+        f"name = 'tiny'\naccuracy = 'noise'\n[base]\npath = 'base'\n{answer}{roles}\n[sampling]\nmax_tokens = 10\n"
+    )
+    return folder
+
+
+def options(pack_folder: Path, *more: str) -> list[str]:
+    return ["solve", "--pack", str(pack_folder), "--max-rounds", "2", "--dtype", "float32", *more]
+
+
+def test_json_is_one_value(pack_folder: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(options(pack_folder, "--json", "What is 2+2?")) == 0
+    out, _ = capsys.readouterr()
+    solution = json.loads(out)
+    assert {"answer", "agreed", "rounds", "tokens", "seconds", "trace"} <= set(solution)
+    assert len(solution["trace"]) == solution["rounds"] <= 2
+    assert {"round", "ir", "kg", "dr"} == set(solution["trace"][0])
+
+
+def test_plain_lines_and_quiet(
+    pack_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("What is 2+2?\n"))
+    assert main(options(pack_folder)) == 0
+    out, _ = capsys.readouterr()
+    assert out.startswith("Pack tiny: noise.\n") and "[round 1] Rules:" in out and "Answer: " in out
+    assert "\x1b" not in out
+    assert main(options(pack_folder, "--quiet", "What is 2+2?")) == 0
+    quiet, _ = capsys.readouterr()
+    assert quiet.strip() == out.split("Answer: ")[1].split("\n")[0].replace("none found", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["solve", "--pack", "nope", "x"], "there is no pack 'nope'"),
+        (["solve", "--device", "cuda", "x"], "device must be 'cpu'"),
+        (["solve", ""], "the question is empty"),
+    ],
+)
+def test_mistakes_are_one_line_and_status_2(
+    arguments: list[str], message: str, pack_folder: Path, capsys: pytest.CaptureFixture
+) -> None:
+    if "--pack" not in arguments:
+        arguments = [arguments[0], "--pack", str(pack_folder), *arguments[1:]]
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    lines = [line for line in error.splitlines() if line.startswith("lorid: ")]
+    assert len(lines) == 1 and message in lines[0] and "Traceback" not in error
+
+
+def test_a_question_of_a_megabyte(
+    pack_folder: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("many words " * 100_000))
+    assert main(options(pack_folder, "--quiet")) == 2
+    assert "tokens; the context of 512 leaves no room" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["solve", "--threads", "0"], ["solve", "--max-rounds", "x"], ["sing"], []])
+def test_argparse_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+
+
+def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def interrupt(options: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lorid_engine.cli.solve.run_solve", interrupt)
+    assert main(["solve", "x"]) == 130
+    assert capsys.readouterr().err == "lorid: interrupted\n"
+
+
+def test_doctor(capsys: pytest.CaptureFixture) -> None:
+    assert main(["doctor", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["instruction sets"]["scalar"].startswith("ready") and "torch" in report["versions"]
+    assert main(["doctor"]) == 0
+    assert "scalar: ready" in capsys.readouterr().out
+
+
+def test_as_a_program(pack_folder: Path) -> None:
+    command = [sys.executable, "-m", "lorid_engine.cli", *options(pack_folder, "--json", "What is 2+2?")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert result.returncode == 0 and json.loads(result.stdout)["rounds"] >= 1
+    missing = subprocess.run([*command[:4], "--pack", "nope"], capture_output=True, text=True, check=False)
+    assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and missing.stdout == ""
+
+
+def test_what_a_model_says_cannot_steer_the_terminal() -> None:
+    assert plain("a\x1b[31mred\x1b]0;title\x07b\x00\x9b1m\r[bold]x[/bold]\ud800").plain == "ared" + "b1m[bold]x[/bold]?"
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, highlight=False)
+    with LiveTrace(console) as trace:
+        trace(TextEvent(0, 1, "ir", "[red]\x1b[2Jthinking"))
+        sample = Sample("[/nonsense] \x1b[2J text", (1, 2), "5")
+        trace(RoundEvent(0, Round(1, sample, sample, sample), "5"))
+    shown = console.file.getvalue()
+    assert "\x1b[2J" not in shown and "[/nonsense]" in shown and "Agreement: 5" in shown
