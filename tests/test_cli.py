@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from tiny_pack import PROMPTS, make_pack
 
 from lorid_engine.cli import main
 from lorid_engine.cli.trace import LiveTrace, plain
 from lorid_engine.solver import Round, RoundEvent, Sample, TextEvent
+from tiny_pack import PROMPTS, make_pack
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_mistakes_are_one_line_and_status_2(
     if "--pack" not in arguments:
         arguments = [arguments[0], "--pack", str(pack_folder), *arguments[1:]]
     assert main(arguments) == 2
-    out, error = capsys.readouterr()
+    _out, error = capsys.readouterr()
     lines = [line for line in error.splitlines() if line.startswith("lorid: ")]
     assert len(lines) == 1 and message in lines[0] and "Traceback" not in error
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
-from fakes import EOS, VOCAB, byte_tokenizer, fake_engine, oracle
 
+from fakes import EOS, VOCAB, byte_tokenizer, fake_engine, oracle
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.engine.text import TextStream
 from lorid_engine.errors import (
@@ -78,7 +79,7 @@ def test_stream_holds_back_what_may_become_a_stop_string() -> None:
         o.outputs[0].text for o in engine.stream(Request("x", sampling=SamplingParams(max_tokens=11, stop=["<|end|>"])))
     ]
     assert seen[:5] == ["a", "ab", "ab", "ab", "ab<|x"] and seen[-1] == "ab<|x<|end!"
-    assert all(later.startswith(earlier) for earlier, later in zip(seen, seen[1:], strict=False))
+    assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(seen))
 
 
 def test_text_stream_is_linear_in_length() -> None:

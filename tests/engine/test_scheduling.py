@@ -6,10 +6,10 @@ import random
 from itertools import count
 
 import pytest
-from fakes import fake_engine, oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fakes import fake_engine, oracle
 from lorid_engine.engine import Request, SamplingParams
 from lorid_engine.engine.pages import PagePool
 from lorid_engine.errors import CapacityError

@@ -11,11 +11,11 @@ import torch
 from peft import LoraConfig
 from peft.utils.other import get_pattern_key
 from safetensors.torch import load_file, save_file
-from tiny_models import adapted_model, save_adapter, save_llama
 
 from lorid_engine.errors import AdapterError
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
+from tiny_models import adapted_model, save_adapter, save_llama
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import reference_model, save_llama
 
 from lorid_engine.errors import CheckpointError
 from lorid_engine.model import gguf
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.llama import load_llama
 from lorid_engine.model.weights import Checkpoint
+from tiny_models import reference_model, save_llama
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_damaged_weights(base: Path, tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match="no complete safetensors file"):
             load(base)
     path.unlink()
-    with pytest.raises(CheckpointError, match="neither model.safetensors nor"):
+    with pytest.raises(CheckpointError, match=r"neither model.safetensors nor"):
         load(base)
     (base / "pytorch_model.bin").write_bytes(b"\x80\x04")
     with pytest.raises(CheckpointError, match="is a pickle"):

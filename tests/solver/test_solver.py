@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
-from sequential_oracle import Expected, judge, sequential_solve
-from tiny_pack import make_engine, make_pack
 
 from lorid_engine.errors import AdapterError, ConfigError, RequestError
 from lorid_engine.solver import RoundEvent, Solution, Solver, SolverConfig, TextEvent
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.packs import Pack
 from lorid_engine.solver.question import complete_answer, request_key
+from sequential_oracle import Expected, judge, sequential_solve
+from tiny_pack import make_engine, make_pack
 
 QUESTIONS = [f"What is {k} plus {k * k % 7}?" for k in range(50)]
 ROUNDS = 6

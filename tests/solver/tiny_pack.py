@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fakes import SPECIAL, VOCAB, byte_tokenizer
-from tiny_models import save_adapter, save_llama
 from transformers import PreTrainedTokenizerFast
 
+from fakes import SPECIAL, VOCAB, byte_tokenizer
 from lorid_engine.engine import Engine
 from lorid_engine.solver.base_source import FolderSource
 from lorid_engine.solver.packs import Pack, Role
 from lorid_engine.solver.prompts import Template
+from tiny_models import save_adapter, save_llama
 
 PROMPTS = {
     "ir": "<|start|>Solve: {question}<|end|>\n<|start|>",

@@ -1,0 +1,31 @@
+// The C++ tests: every op on every instruction set of the machine, the thread pool, and the step program's checks.
+#include <cstdio>
+
+#include "../dispatch.h"
+#include "check.h"
+
+namespace lorid_test {
+void TestLinear();
+void TestPointwise();
+void TestAttention();
+void TestSample();
+void TestThreadPool();
+void TestProgram();
+}  // namespace lorid_test
+
+int main() {
+  for (const std::string& isa : lorid::SupportedIsas()) {
+    lorid::SetIsa(isa);
+    std::printf("%s\n", isa.c_str());
+    lorid_test::TestLinear();
+    lorid_test::TestPointwise();
+    lorid_test::TestAttention();
+  }
+  lorid_test::TestSample();
+  lorid_test::TestThreadPool();
+  lorid_test::TestProgram();
+  const lorid_test::Counts counts = lorid_test::TheCounts();
+  std::printf("%lld passed, %lld failed\n", static_cast<long long>(counts.passed),
+              static_cast<long long>(counts.failed));
+  return counts.failed == 0 && counts.passed > 0 ? 0 : 1;
+}
