@@ -67,7 +67,7 @@ sanitize:
 
 neon-test:
 	@command -v $(CROSS)-g++ qemu-aarch64 >/dev/null || { echo 'neon-test needs a cross compiler and qemu: apt-get install g++-aarch64-linux-gnu qemu-user'; exit 1; }
-	$(MAKE) -f csrc/tests/tests.mk OUT=build/neon-test CXX=$(CROSS)-g++ ARCH=aarch64 MODE=-O2 RUN="qemu-aarch64 -L /usr/$(CROSS)" run
+	$(MAKE) -f csrc/tests/tests.mk OUT=build/neon-test CXX=$(CROSS)-g++ ARCH=aarch64 MODE=-O2 RUN="qemu-aarch64 -L /usr/$(CROSS)" ARGS=--no-fork run
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info lorid_engine/*.so

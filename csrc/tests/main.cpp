@@ -1,5 +1,6 @@
 // The C++ tests: every op on every instruction set of the machine, the thread pool, and the step program's checks.
 #include <cstdio>
+#include <cstring>
 
 #include "../dispatch.h"
 #include "check.h"
@@ -9,11 +10,13 @@ void TestLinear();
 void TestPointwise();
 void TestAttention();
 void TestSample();
-void TestThreadPool();
+void TestThreadPool(bool can_fork);
 void TestProgram();
 }  // namespace lorid_test
 
-int main() {
+// --no-fork: qemu-user cannot fork a process that has threads.
+int main(int argc, char** argv) {
+  const bool can_fork = argc < 2 || std::strcmp(argv[1], "--no-fork") != 0;
   for (const std::string& isa : lorid::SupportedIsas()) {
     lorid::SetIsa(isa);
     std::printf("%s\n", isa.c_str());
@@ -22,7 +25,7 @@ int main() {
     lorid_test::TestAttention();
   }
   lorid_test::TestSample();
-  lorid_test::TestThreadPool();
+  lorid_test::TestThreadPool(can_fork);
   lorid_test::TestProgram();
   const lorid_test::Counts counts = lorid_test::TheCounts();
   std::printf("%lld passed, %lld failed\n", static_cast<long long>(counts.passed),

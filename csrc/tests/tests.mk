@@ -3,6 +3,7 @@ ARCH ?= $(shell uname -m)
 OUT ?= build/cpp-test
 MODE ?= -O2
 RUN ?=
+ARGS ?=
 COMMON := -std=c++17 -ffp-contract=off -Wall -Wextra $(MODE)
 AVX512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -Wno-uninitialized -Wno-maybe-uninitialized
 FLAGS_avx512bf16 := $(AVX512) -mavx512bf16
@@ -23,7 +24,7 @@ OBJECTS := $(BASELINE:%.cpp=$(OUT)/%.o) $(ISAS:%=$(OUT)/csrc/isa/%.o)
 HEADERS := $(wildcard csrc/*.h csrc/*/*.h)
 
 run: $(OUT)/ops_test
-	$(RUN) $(OUT)/ops_test
+	$(RUN) $(OUT)/ops_test $(ARGS)
 
 $(OUT)/ops_test: $(OBJECTS)
 	$(CXX) $(COMMON) $^ -pthread -o $@
