@@ -19,7 +19,7 @@ constexpr int kMaxTileVectors =
 constexpr int kMaxGroupHeads = 256;  // query heads of one key-value head
 constexpr int kMaxHeadDim = 1024;
 
-inline constexpr int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
+static constexpr int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 // The adapters' rows of one target module, and the columns of the fused product that the module owns.
 struct LoraTarget {
@@ -136,12 +136,12 @@ struct Kernels {
   void (*attention)(const AttentionTile&);
 };
 
-inline int64_t AttentionVectors(int num_heads, int num_kv_heads, int rows) {
+static inline int64_t AttentionVectors(int num_heads, int num_kv_heads, int rows) {
   return static_cast<int64_t>(num_heads / num_kv_heads) * rows;
 }
 
 // q, scores, probabilities, chunk sum, running sum, (max, sum) of each query vector.
-inline int64_t AttentionScratchBytes(int64_t vectors, int head_dim) {
+static inline int64_t AttentionScratchBytes(int64_t vectors, int head_dim) {
   const int64_t padded = RoundUp(head_dim, 16);
   return vectors * 4 * (padded + 2 * kChunkTokens + 2 * padded + 16) + 64;
 }

@@ -6,7 +6,7 @@ exact form (`reading`), and two forms are compared (`compare`); every step is bo
 
 from __future__ import annotations
 
-from .compare import equivalent
-from .extract import extract
+from lorid_engine.solver.answers.compare import equivalent
+from lorid_engine.solver.answers.extract import extract
 
 __all__ = ["equivalent", "extract"]

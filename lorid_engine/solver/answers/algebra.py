@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from .bounds import MAX_BITS, MAX_EXPONENT, MAX_KEY_CHARS, Budget, Refused
+from lorid_engine.solver.answers.bounds import MAX_BITS, MAX_EXPONENT, MAX_KEY_CHARS, Budget, Refused
 
 ONE = Fraction(1)
 

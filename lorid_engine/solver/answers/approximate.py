@@ -5,8 +5,8 @@ from __future__ import annotations
 from decimal import Context, Decimal, InvalidOperation, Overflow
 from fractions import Fraction
 
-from .algebra import UNIT, Quotient, Sum
-from .numbers import terminates
+from lorid_engine.solver.answers.algebra import UNIT, Quotient, Sum
+from lorid_engine.solver.answers.numbers import terminates
 
 _TOLERANCE = Fraction(1, 10**6)
 _MAX_TERMS = 20

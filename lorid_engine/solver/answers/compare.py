@@ -4,14 +4,26 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from .algebra import Algebra, Quotient
-from .approximate import approximates
-from .bounds import MAX_STRUCTURED_CHARS, Budget, Refused
-from .forms import Choice, Clock, Date, Equation, Form, Group, Huge, Inequality, Proportion, Quantity, Text
-from .normalise import clean, text_key
-from .numbers import parse_literal
-from .reading import read
-from .split import join_thousands
+from lorid_engine.solver.answers.algebra import Algebra, Quotient
+from lorid_engine.solver.answers.approximate import approximates
+from lorid_engine.solver.answers.bounds import MAX_STRUCTURED_CHARS, Budget, Refused
+from lorid_engine.solver.answers.forms import (
+    Choice,
+    Clock,
+    Date,
+    Equation,
+    Form,
+    Group,
+    Huge,
+    Inequality,
+    Proportion,
+    Quantity,
+    Text,
+)
+from lorid_engine.solver.answers.normalise import clean, text_key
+from lorid_engine.solver.answers.numbers import parse_literal
+from lorid_engine.solver.answers.reading import read
+from lorid_engine.solver.answers.split import join_thousands
 
 _NO_ANSWER = frozenset(["", "nan", "null", "n/a", "+nan", "-nan"])
 _HUNDRED = Quotient.of(100)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Union
 
-from .algebra import Quotient
-from .numbers import Literal
-from .units import Unit
+from lorid_engine.solver.answers.algebra import Quotient
+from lorid_engine.solver.answers.numbers import Literal
+from lorid_engine.solver.answers.units import Unit
 
 
 @dataclass(frozen=True)

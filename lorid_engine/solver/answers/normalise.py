@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 
-from .bounds import MAX_STRUCTURED_CHARS
-from .unicode import to_ascii
+from lorid_engine.solver.answers.bounds import MAX_STRUCTURED_CHARS
+from lorid_engine.solver.answers.unicode import to_ascii
 
 QUOTE_OPEN, QUOTE_CLOSE = "\x01", "\x02"
 SET_OPEN, SET_CLOSE = "\x03", "\x04"

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from .bounds import MAX_DIGITS, Refused
+from lorid_engine.solver.answers.bounds import MAX_DIGITS, Refused
 
 _LITERAL = re.compile(r"([+-]?) ?(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))(?:[eE]([+-]?[0-9]{1,18}))?", re.ASCII)
 _CHUNK = 500  # digits per int(): Python may be told to refuse more than 640 digits at once

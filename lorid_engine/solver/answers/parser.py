@@ -6,10 +6,10 @@ import math
 import re
 from fractions import Fraction
 
-from .algebra import UNIT, Algebra, Quotient, Sum
-from .bounds import MAX_BITS, MAX_DEPTH, Budget, Refused
-from .numbers import integer, parse_literal
-from .roots import IMAGINARY_UNIT, root
+from lorid_engine.solver.answers.algebra import UNIT, Algebra, Quotient, Sum
+from lorid_engine.solver.answers.bounds import MAX_BITS, MAX_DEPTH, Budget, Refused
+from lorid_engine.solver.answers.numbers import integer, parse_literal
+from lorid_engine.solver.answers.roots import IMAGINARY_UNIT, root
 
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,18}(?![0-9]))?", re.ASCII)
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}", re.ASCII)

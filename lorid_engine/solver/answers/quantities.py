@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from .algebra import Algebra, Quotient
-from .bounds import MAX_DIGITS, Budget, Refused
-from .forms import Form, Huge, Quantity
-from .normalise import DOLLAR, QUOTE_CLOSE, QUOTE_OPEN
-from .numbers import parse_literal
-from .parser import parse_expression
-from .units import is_spoken, known_name, parse_unit
-from .words import SCALES, denominator, parse_number_words
+from lorid_engine.solver.answers.algebra import Algebra, Quotient
+from lorid_engine.solver.answers.bounds import MAX_DIGITS, Budget, Refused
+from lorid_engine.solver.answers.forms import Form, Huge, Quantity
+from lorid_engine.solver.answers.normalise import DOLLAR, QUOTE_CLOSE, QUOTE_OPEN
+from lorid_engine.solver.answers.numbers import parse_literal
+from lorid_engine.solver.answers.parser import parse_expression
+from lorid_engine.solver.answers.units import is_spoken, known_name, parse_unit
+from lorid_engine.solver.answers.words import SCALES, denominator, parse_number_words
 
 _TAIL_TOKEN = re.compile(
     rf"{QUOTE_OPEN}[^{QUOTE_CLOSE}]*{QUOTE_CLOSE}|[^\W\d_]+(?:[.'\-][^\W\d_]+)*\.?|[°$€£¥₹¢%{DOLLAR}]"

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 
-from .algebra import Algebra, Quotient
-from .bounds import MAX_DEPTH, MAX_STRUCTURED_CHARS, Budget, Refused
-from .forms import Choice, Equation, Form, Group, Inequality, Quantity, Text
-from .normalise import NEW_ROW, SET_CLOSE, SET_OPEN, text_key, unwrap
-from .parser import parse_expression
-from .quantities import read_quantity, read_words
-from .special import read_special
-from .split import CLOSERS, OPENERS, at_pattern, pieces, split_items, split_list, split_outside, split_relations
+from lorid_engine.solver.answers.algebra import Algebra, Quotient
+from lorid_engine.solver.answers.bounds import MAX_DEPTH, MAX_STRUCTURED_CHARS, Budget, Refused
+from lorid_engine.solver.answers.forms import Choice, Equation, Form, Group, Inequality, Quantity, Text
+from lorid_engine.solver.answers.normalise import NEW_ROW, SET_CLOSE, SET_OPEN, text_key, unwrap
+from lorid_engine.solver.answers.parser import parse_expression
+from lorid_engine.solver.answers.quantities import read_quantity, read_words
+from lorid_engine.solver.answers.special import read_special
+from lorid_engine.solver.answers.split import (
+    CLOSERS,
+    OPENERS,
+    at_pattern,
+    pieces,
+    split_items,
+    split_list,
+    split_outside,
+    split_relations,
+)
 
 _MEMBER = re.compile(r"([A-Za-z](?:_\w)?|\\[a-z]+|\([a-z](?:, ?[a-z])+\)) ?\\in(?![A-Za-z]) ?")
 _CELL_END = re.compile("&")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-from .algebra import ONE, UNIT, Algebra, Atom, Monomial, Quotient, Sum
-from .bounds import MAX_ROOT, Refused
+from lorid_engine.solver.answers.algebra import ONE, UNIT, Algebra, Atom, Monomial, Quotient, Sum
+from lorid_engine.solver.answers.bounds import MAX_ROOT, Refused
 
 _TRIAL_DIVISORS = (2, *range(3, 1000, 2))
 _MAX_ROOT_BITS = 400

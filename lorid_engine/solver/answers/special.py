@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-from .bounds import Budget, Refused
-from .forms import Clock, Date, Form, Group, Proportion, Text
-from .parser import parse_expression
-from .quantities import read_quantity
-from .words import parse_number_words
+from lorid_engine.solver.answers.bounds import Budget, Refused
+from lorid_engine.solver.answers.forms import Clock, Date, Form, Group, Proportion, Text
+from lorid_engine.solver.answers.parser import parse_expression
+from lorid_engine.solver.answers.quantities import read_quantity
+from lorid_engine.solver.answers.words import parse_number_words
 
 _HALF = r"(?P<half>[aApP])\.? ?[mM]\.?"
 _CLOCK = re.compile(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from .bounds import MAX_ITEMS, Refused
-from .normalise import QUOTE_CLOSE, QUOTE_OPEN, SET_CLOSE, SET_OPEN
+from lorid_engine.solver.answers.bounds import MAX_ITEMS, Refused
+from lorid_engine.solver.answers.normalise import QUOTE_CLOSE, QUOTE_OPEN, SET_CLOSE, SET_OPEN
 
 OPENERS = "([{⟨" + SET_OPEN
 CLOSERS = ")]}⟩" + SET_CLOSE
