@@ -18,7 +18,7 @@ def main() -> int:
         return 1
     print("Setting up .venv. Downloads: torch 192 MB (its CPU build; builds for GPUs take gigabytes, see README.md),")
     print(
-        "triton 188 MB, transformers and the rest about 90 MB; the default base, on first use, 93 MB. The C++ kernels are"
+        "triton 188 MB, transformers and the rest about 60 MB; the default base, on first use, 93 MB. The C++ kernels are"
     )
     print("compiled here, about a minute. PIP_ARGS and VENV_ARGS=--system-site-packages change where torch comes from.")
     return 0
