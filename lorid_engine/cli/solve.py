@@ -49,7 +49,10 @@ def run_solve(options: argparse.Namespace) -> int:
 def _read_question(given: str | None) -> str:
     if given is None:
         if sys.stdin is not None and not sys.stdin.isatty():
-            given = sys.stdin.read()
+            try:
+                given = sys.stdin.read()
+            except UnicodeDecodeError as error:
+                raise RequestError(f"the question on stdin is not text in UTF-8: {error}") from None
         else:
             try:
                 given = input("Question: ")

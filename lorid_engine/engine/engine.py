@@ -6,26 +6,24 @@ import itertools
 import os
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from lorid_engine import env
 from lorid_engine.engine.assemble import assemble
 from lorid_engine.engine.batch import StepBatch, StepResult
+from lorid_engine.engine.options import base_folder, check_options, free_memory
+from lorid_engine.engine.outputs import EngineStats, refused_output, request_output
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
-from lorid_engine.engine.request import CompletionOutput, Logprob, Request, RequestOutput
+from lorid_engine.engine.request import Logprob, Request, RequestOutput
 from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
 from lorid_engine.engine.tokenizer import Tokenizer
 from lorid_engine.errors import (
     AdapterError,
-    BackendUnavailableError,
     CapacityError,
-    ConfigError,
     LoridError,
     RequestError,
 )
@@ -33,7 +31,6 @@ from lorid_engine.model.adapters import LoraAdapter, load_adapter
 from lorid_engine.model.config import ModelConfig
 
 NUM_SLOTS = 128
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 class StepRunner(Protocol):
@@ -47,35 +44,6 @@ class StepRunner(Protocol):
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot."""
-
-
-@dataclass(frozen=True)
-class EngineStats:
-    """Counts since the engine was made, and its state now.
-
-    Attributes:
-        steps: forward passes.
-        step_seconds: time inside them.
-        prompt_tokens: rows computed that drew no token, preempted tokens computed again included.
-        cached_prompt_tokens: prompt tokens taken over from pages that were filled already.
-        generated_tokens: tokens drawn.
-        preemptions: times that a sequence gave up its pages.
-        live_sequences: samples that have not ended.
-        pages_held: KV pages that sequences hold. pages_cached: free ones that still hold a prefix. pages_total: all.
-        adapters: names of the loaded adapters.
-    """
-
-    steps: int
-    step_seconds: float
-    prompt_tokens: int
-    cached_prompt_tokens: int
-    generated_tokens: int
-    preemptions: int
-    live_sequences: int
-    pages_held: int
-    pages_cached: int
-    pages_total: int
-    adapters: tuple[str, ...]
 
 
 class Engine:
@@ -113,13 +81,13 @@ class Engine:
         from lorid_engine.engine.runner import Runner, page_bytes
         from lorid_engine.ops import cpu
 
-        torch_dtype = _check_options(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
-        folder = _base_folder(Path(base))
+        torch_dtype = check_options(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
+        folder = base_folder(Path(base))
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
         if kv_memory is None:
             contexts = max_batch_rows * -(-config.max_positions // PAGE_SIZE) * page_bytes(config, torch_dtype)
-            kv_memory = min(_free_memory() // 2, contexts, 2 * 2**30)
+            kv_memory = min(free_memory() // 2, contexts, 2 * 2**30)
         num_pages = kv_memory // page_bytes(config, torch_dtype)
         if num_pages < 1:
             raise CapacityError(
@@ -385,15 +353,7 @@ class Engine:
     def _deliver(self, group: Group) -> RequestOutput:
         if group.finished and self._groups.pop(group.request_id, None) is not None:
             self._cached_tokens += group.cached_tokens
-        return RequestOutput(
-            request_id=group.request_id,
-            prompt=group.prompt,
-            prompt_token_ids=tuple(group.prompt_ids),
-            outputs=tuple(_completion(sequence) for sequence in group.sequences),
-            finished=group.finished,
-            error=group.error,
-            num_cached_tokens=group.cached_tokens,
-        )
+        return request_output(group)
 
     # Whole requests
 
@@ -411,7 +371,7 @@ class Engine:
             try:
                 mine[self.add_request(request)] = place
             except LoridError as error:
-                done[place] = _refused(request, error)
+                done[place] = refused_output(request, error)
         try:
             while len(done) < len(requests):
                 for output in self.step_for(mine):
@@ -459,80 +419,3 @@ class Engine:
             pages_total=self._pool.num_pages,
             adapters=tuple(self._slots),
         )
-
-
-def _completion(sequence: Sequence) -> CompletionOutput:
-    wanted = sequence.group.request.sampling.logprobs is not None
-    finished = sequence.finish_reason is not None
-    return CompletionOutput(
-        index=sequence.index,
-        text=sequence.stream.text if finished else sequence.stream.visible(),
-        token_ids=tuple(sequence.output_ids),
-        cumulative_logprob=sequence.cumulative_logprob if wanted else None,
-        logprobs=tuple(sequence.logprobs) if wanted else None,
-        finish_reason=sequence.finish_reason,
-        stop_reason=sequence.stop_reason,
-    )
-
-
-def _refused(request: Request, error: LoridError) -> RequestOutput:
-    prompt = getattr(request, "prompt", None)
-    return RequestOutput(
-        request_id=getattr(request, "request_id", None) or "",
-        prompt=prompt if isinstance(prompt, str) else None,
-        prompt_token_ids=(),
-        outputs=(CompletionOutput(0, "", (), finish_reason="error"),),
-        finished=True,
-        error=error,
-    )
-
-
-def _check_options(
-    dtype: str | torch.dtype,
-    device: str,
-    threads: int | None,
-    max_batch_rows: int,
-    kv_memory: int | None,
-    max_batch_tokens: int,
-) -> torch.dtype:
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
-    if device != "cpu":
-        raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
-    numbers = {
-        "threads": threads,
-        "max_batch_rows": max_batch_rows,
-        "kv_memory": kv_memory,
-        "max_batch_tokens": max_batch_tokens,
-    }
-    for option, value in numbers.items():
-        if value is None and option in ("threads", "kv_memory"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{option} must be a whole number of at least 1; got {value!r}")
-    if max_batch_tokens < max_batch_rows:
-        raise ConfigError(
-            f"max_batch_tokens must be at least max_batch_rows = {max_batch_rows}, one token a row; got {max_batch_tokens}"
-        )
-    return _DTYPES[name]
-
-
-def _base_folder(base: Path) -> Path:
-    if base.suffix == ".gguf":
-        from lorid_engine.model.gguf import hf_folder_from_gguf
-
-        return hf_folder_from_gguf(base, env.cache_dir())
-    return base
-
-
-def _free_memory() -> int:
-    """Bytes that can be had without swapping, as far as the system tells; else 4 GiB."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as lines:
-            for line in lines:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return 4 * 2**30

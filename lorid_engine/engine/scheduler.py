@@ -84,7 +84,8 @@ class Scheduler:
             self.pool.share(page)
             sequence.add_page(page)
         sequence.computed = len(sequence.pages) * PAGE_SIZE
-        sequence.group.cached_tokens = max(sequence.group.cached_tokens, sequence.computed)
+        reused = min(sequence.computed, len(sequence.group.prompt_ids))
+        sequence.group.cached_tokens = max(sequence.group.cached_tokens, reused)
 
     def _reserve(self, sequence: Sequence, count: int, plan: Plan, scheduled: set[int]) -> int:
         """Makes pages for the next `count` tokens, fewer if there is no room; preempts sequences that come later."""

@@ -1,0 +1,69 @@
+"""What an engine's options may be, and what they default to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from lorid_engine import env
+from lorid_engine.errors import BackendUnavailableError, ConfigError
+
+_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+def check_options(
+    dtype: str | torch.dtype,
+    device: str,
+    threads: int | None,
+    max_batch_rows: int,
+    kv_memory: int | None,
+    max_batch_tokens: int,
+) -> torch.dtype:
+    """The dtype of these options.
+
+    Raises:
+        ConfigError, BackendUnavailableError: an option is out of range or not to be had; the message names it.
+    """
+    name = str(dtype).removeprefix("torch.")
+    if name not in _DTYPES:
+        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
+    if device != "cpu":
+        raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
+    numbers = {
+        "threads": threads,
+        "max_batch_rows": max_batch_rows,
+        "kv_memory": kv_memory,
+        "max_batch_tokens": max_batch_tokens,
+    }
+    for option, value in numbers.items():
+        if value is None and option in ("threads", "kv_memory"):
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{option} must be a whole number of at least 1; got {value!r}")
+    if max_batch_tokens < max_batch_rows:
+        raise ConfigError(
+            f"max_batch_tokens must be at least max_batch_rows = {max_batch_rows}, one token a row; got {max_batch_tokens}"
+        )
+    return _DTYPES[name]
+
+
+def base_folder(base: Path) -> Path:
+    """The folder in Hugging Face's format of a base: itself, or what a .gguf file is converted into."""
+    if base.suffix == ".gguf":
+        from lorid_engine.model.gguf import hf_folder_from_gguf
+
+        return hf_folder_from_gguf(base, env.cache_dir())
+    return base
+
+
+def free_memory() -> int:
+    """Bytes that can be had without swapping, as far as the system tells; else 4 GiB."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as lines:
+            for line in lines:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 4 * 2**30
