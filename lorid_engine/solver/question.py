@@ -12,7 +12,7 @@ from lorid_engine.engine import Engine, Request, RequestOutput, SamplingParams
 from lorid_engine.errors import LoridError, RequestError
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.answers import extract
-from lorid_engine.solver.packs import Pack
+from lorid_engine.solver.packs import ROLES, Pack
 from lorid_engine.solver.solution import Event, Round, RoundEvent, Sample, Solution, TextEvent
 
 
@@ -41,9 +41,10 @@ def complete_answer(text: str, pattern: str | None, searched: int = 0) -> int | 
 
 @dataclass
 class _Rationales:
-    """The samples of a round as they arrive."""
+    """The samples of a round as they arrive, or why there is none."""
 
     samples: dict[str, Sample] = field(default_factory=dict)
+    errors: dict[str, LoridError] = field(default_factory=dict)
 
 
 class Question:
@@ -110,7 +111,13 @@ class Question:
             key=request_key(self.text, role, round),
             priority=round - 1 - len(self._judged),
         )
-        self._flight[self._engine.add_request(request)] = (round, role)
+        try:
+            self._flight[self._engine.add_request(request)] = (round, role)
+        except LoridError as error:
+            if role == "dr" and isinstance(error, RequestError):  # the rules leave no room in the context
+                self._arrive(round, role, Sample("", (), note=str(error)))
+            else:
+                self._miss(round, role, error)
 
     def take(self, output: RequestOutput) -> None:
         """Takes in what a step brought for one of the requests in flight."""
@@ -118,7 +125,9 @@ class Question:
         sample = output.outputs[0]
         self._drawn[round, role] = len(sample.token_ids)
         if output.error is not None:
-            raise output.error
+            del self._flight[output.request_id]
+            self._miss(round, role, output.error)
+            return
         end = None
         if role != "kg":
             end = complete_answer(sample.text, self._pack.answer_pattern, self._searched.get(output.request_id, 0))
@@ -134,22 +143,29 @@ class Question:
         self._arrive(round, role, Sample(text, tuple(sample.token_ids), answer))
 
     def _arrive(self, round: int, role: str, sample: Sample) -> None:
-        samples = self._rounds[round].samples
-        samples[role] = sample
+        self._rounds[round].samples[role] = sample
         if role == "kg":
-            try:
-                self._request(round, "dr", question=self.text, knowledge=sample.text)
-            except RequestError as error:  # the rules leave no room in the context
-                samples["dr"] = Sample("", (), note=str(error))
+            self._request(round, "dr", question=self.text, knowledge=sample.text)
+        self._judge()
+
+    def _miss(self, round: int, role: str, error: LoridError) -> None:
+        """Notes a sample that cannot be had. It matters when its round is judged: earlier rounds may agree without it."""
+        self._rounds[round].errors[role] = error
+        if role == "kg":
+            self._rounds[round].errors["dr"] = error
         self._judge()
 
     def _judge(self) -> None:
         """Judges rounds in order, as far as they are complete."""
         while self.solution is None:
             number = len(self._judged) + 1
-            if number not in self._rounds or len(self._rounds[number].samples) < 3:
+            arrived = self._rounds.get(number, _Rationales())
+            if len(arrived.samples) + len(arrived.errors) < len(ROLES):
                 return
-            judged = Round(number, **self._rounds[number].samples)
+            if arrived.errors:
+                self._finish(None, False, next(arrived.errors[role] for role in ROLES if role in arrived.errors))
+                return
+            judged = Round(number, **arrived.samples)
             self._judged.append(judged)
             agreed = self._agreement.add_round(number, judged.ir.answer, judged.dr.answer)
             self._tell(RoundEvent(self.index, judged, agreed))
@@ -171,10 +187,6 @@ class Question:
             trace=tuple(self._judged),
             error=error,
         )
-
-    def fail(self, error: LoridError) -> None:
-        """Ends the question with an error; its judged rounds stay in the trace."""
-        self._finish(None, False, error)
 
     def cancel(self) -> None:
         """Aborts everything in flight."""

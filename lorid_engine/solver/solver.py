@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from lorid_engine.solver.question import Question
 from lorid_engine.solver.solution import Event, Solution
 
 _OVERRIDES = ("temperature", "top_p", "top_k", "max_tokens")
+_READ_AHEAD = 1024  # solutions that wait for one before them, at most, before the stream is read further
 
 
 @dataclass(frozen=True)
@@ -132,94 +132,95 @@ class Solver:
 
         Returns:
             An iterator of solutions. A question that cannot be worked on has `error` set. Closing it aborts what is in flight.
+
+        Raises:
+            What `questions` raises, after the questions read before have been solved and yielded.
         """
-        incoming: Iterator[tuple[int, str]] | None = enumerate(questions)
+        incoming = enumerate(questions)
         active: list[Question] = []
         waiting: dict[int, Solution] = {}
-        turn = itertools.count()
-        expected = next(turn)
+        expected, reading, broken = 0, True, None
         try:
-            while incoming is not None:
-                self._fill(incoming, active, waiting, on_event or (lambda event: None))
-                for question in [question for question in active if question.solution is not None]:
-                    active.remove(question)
-                    assert question.solution is not None
-                    waiting[question.index] = question.solution
-                while waiting:
-                    place = expected if ordered else min(waiting)
-                    if place not in waiting:
-                        break
+            while True:
+                _collect(active, waiting)
+                place = expected if ordered else min(waiting, default=expected)
+                if place in waiting:
                     yield waiting.pop(place)
-                    expected = next(turn)
-                if active:
+                    expected += 1
+                elif reading and self._has_room(active) and len(waiting) < _READ_AHEAD:
+                    try:
+                        index, text = next(incoming)
+                    except StopIteration:
+                        reading = False
+                    except Exception as error:  # of the stream: what was read before it is not lost
+                        reading, broken = False, error
+                    else:
+                        self._begin(index, text, active, waiting, on_event or (lambda event: None))
+                elif active:
+                    self._look_ahead(active)
                     self._step(active)
                 else:
-                    incoming = _peek(incoming)
+                    break
         finally:
             for question in active:
                 question.cancel()
+        if broken is not None:
+            raise broken
 
-    def _fill(
+    def _has_room(self, active: list[Question]) -> bool:
+        """Whether there are rows for one more round; a single round runs however few there are."""
+        return not active or _rows(active) + 2 <= self.engine.max_batch_rows
+
+    def _begin(
         self,
-        incoming: Iterator[tuple[int, str]],
+        index: int,
+        text: str,
         active: list[Question],
         waiting: dict[int, Solution],
         tell: Callable[[Event], None],
     ) -> None:
-        """Begins the current round of every question, new questions while there are rows, then lookahead rounds."""
-        for question in active:
-            if question.can_start and question.lookahead < 0:
-                self._start_round(question)
-        rows = self.engine.max_batch_rows
-        while sum(len(question.request_ids) for question in active) + 2 <= max(rows, 2):
-            following = next(incoming, None)
-            if following is None:
-                break
-            index, text = following
-            try:
-                question = Question(
-                    self.engine,
-                    self.pack,
-                    index,
-                    text,
-                    seed=self.config.seed,
-                    max_rounds=self.config.max_rounds,
-                    overrides=self.config.overrides,
-                    tell=tell,
-                )
-            except LoridError as error:
-                waiting[index] = Solution(index, str(text), None, False, 0, 0, 0, 0.0, (), error)
-                continue
-            active.append(question)
-            self._start_round(question)
-        self._look_ahead(active, rows)
+        options = self.config
+        try:
+            question = Question(
+                self.engine,
+                self.pack,
+                index,
+                text,
+                seed=options.seed,
+                max_rounds=options.max_rounds,
+                overrides=options.overrides,
+                tell=tell,
+            )
+        except LoridError as error:
+            waiting[index] = Solution(index, str(text), None, False, 0, 0, 0, 0.0, (), error)
+            return
+        active.append(question)
+        question.start_round()
 
-    def _look_ahead(self, active: list[Question], rows: int) -> None:
-        while sum(len(question.request_ids) for question in active) + 2 <= rows:
+    def _look_ahead(self, active: list[Question]) -> None:
+        while self._has_room(active):
             able = [q for q in active if q.can_start and q.lookahead < self.config.lookahead]
             if not able:
                 return
-            self._start_round(min(able, key=lambda question: (question.lookahead, question.index)))
-
-    def _start_round(self, question: Question) -> None:
-        try:
-            question.start_round()
-        except LoridError as error:
-            question.fail(error)
+            min(able, key=lambda question: (question.lookahead, question.index)).start_round()
 
     def _step(self, active: list[Question]) -> None:
         owner = {request_id: question for question in active for request_id in question.request_ids}
         for output in self.engine.step_for(owner):
             question = owner[output.request_id]
-            if output.request_id not in question.request_ids:
-                continue  # cancelled by an output before this one
-            try:
+            if output.request_id in question.request_ids:  # else cancelled by an output before this one
                 question.take(output)
-            except LoridError as error:
-                question.fail(error)
 
 
-def _peek(incoming: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]] | None:
-    """The iterator again, or None when it is used up."""
-    first = next(incoming, None)
-    return None if first is None else itertools.chain([first], incoming)
+def _rows(active: list[Question]) -> int:
+    return sum(len(question.request_ids) for question in active)
+
+
+def _collect(active: list[Question], waiting: dict[int, Solution]) -> None:
+    """Moves out the questions that have ended, and begins the round that is judged next of those that have not begun it."""
+    for question in tuple(active):
+        if question.solution is None and question.lookahead < 0:
+            question.start_round()
+        if question.solution is not None:
+            active.remove(question)
+            waiting[question.index] = question.solution

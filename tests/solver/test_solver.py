@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import pytest
 
-from lorid_engine.errors import AdapterError, ConfigError, RequestError
+from lorid_engine.engine import Request
+from lorid_engine.errors import AdapterError, CapacityError, ConfigError, RequestError
 from lorid_engine.solver import RoundEvent, Solution, Solver, SolverConfig, TextEvent
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.packs import Pack
@@ -101,20 +105,77 @@ def test_questions_may_hold_special_text(pack: Pack) -> None:
     assert solver.solve("What is <|end|> and {knowledge}?").rounds == 1
 
 
-def test_closing_early_and_failing_questions_abort_everything(pack: Pack) -> None:
+def test_closing_early_aborts_everything(pack: Pack) -> None:
     solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
     solutions = solver.solve_many(QUESTIONS)
     next(solutions)
     solutions.close()
     assert not solver.engine.has_unfinished_requests()
 
+
+def test_what_a_stream_gave_before_it_broke_is_yielded(pack: Pack, expected: list[Expected]) -> None:
     def broken():
-        yield QUESTIONS[0]
+        yield from QUESTIONS[:3]
         raise OSError("the file is gone")
 
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=ROUNDS, seed=7))
+    solutions = []
     with pytest.raises(OSError, match="gone"):
-        list(solver.solve_many(broken()))
+        for solution in solver.solve_many(broken()):
+            solutions.append(solution)
+    assert len(solutions) == 3
+    for solution, right in zip(solutions, expected, strict=False):
+        check(solution, right)
     assert not solver.engine.has_unfinished_requests() and solver.engine.stats().pages_held == 0
+
+
+def test_an_endless_stream_of_bad_questions_yields(pack: Pack) -> None:
+    solver = Solver(make_engine(pack, max_batch_rows=4), pack, SolverConfig(max_rounds=2, seed=7))
+    for stream in (itertools.repeat(""), itertools.chain([QUESTIONS[0]], itertools.repeat("x" * 600))):
+        solutions = solver.solve_many(stream)
+        assert [next(solutions).index for _ in range(5)] == list(range(5))
+        solutions.close()
+
+
+@pytest.mark.parametrize("role", ["ir", "kg", "dr"])
+@pytest.mark.parametrize("late", [False, True])  # refused when it is added, or failed by a later step
+def test_an_error_counts_only_when_its_round_is_judged(
+    pack: Pack, expected: list[Expected], monkeypatch: pytest.MonkeyPatch, role: str, late: bool
+) -> None:
+    """Invariant 5: rounds that sequential rounds would not have begun cannot fail a question."""
+    number = next(k for k, right in enumerate(expected) if right.agreed and 6 <= len(right.token_ids) < 3 * ROUNDS)
+    rounds = len(expected[number].token_ids) // 3
+    for lookahead, failing in ((0, rounds), (8, rounds), (8, rounds + 1)):
+        engine = make_engine(pack)
+        key, failing_ids = request_key(QUESTIONS[number], role, failing), set()
+
+        def add(request: Request, add=engine.add_request, key=key, failing_ids=failing_ids) -> str:
+            if request.key == key and not late:
+                raise CapacityError("planted")
+            request_id = add(request)
+            if request.key == key:
+                failing_ids.add(request_id)
+            return request_id
+
+        def step_for(mine, step=engine.step_for, failing_ids=failing_ids, engine=engine):
+            outputs = step(mine)
+            for place, output in enumerate(outputs):
+                if output.request_id in failing_ids:
+                    engine.abort_request(output.request_id)
+                    outputs[place] = replace(output, finished=True, error=CapacityError("planted"))
+            return outputs
+
+        monkeypatch.setattr(engine, "add_request", add)
+        monkeypatch.setattr(engine, "step_for", step_for)
+        solver = Solver(engine, pack, SolverConfig(max_rounds=ROUNDS, lookahead=lookahead, seed=7))
+        (solution,) = solver.solve_many([QUESTIONS[number]])
+        if failing > rounds:
+            check(solution, expected[number])
+        else:
+            assert str(solution.error) == "planted" and solution.rounds == failing - 1
+            drawn = [sample.token_ids for round in solution.trace for sample in (round.ir, round.kg, round.dr)]
+            assert drawn == expected[number].token_ids[: 3 * (failing - 1)]
+        assert not engine.has_unfinished_requests() and engine.stats().pages_held == 0
 
 
 def test_questions_are_read_as_they_are_needed(pack: Pack) -> None:
@@ -160,30 +221,28 @@ def test_config_is_checked(options: dict) -> None:
 
 
 ROUND_CASES = [
-    # (IR answers, DR answers), each by round; then the answer and whether it is agreed
-    (["5"], ["5"], "5", True),
-    (["5"], ["6"], "6", False),  # a tie of votes: the round, then DR's
-    ([None], [None], None, False),
-    (["5", None], [None, "5.0"], "5", True),  # of two equal answers the earlier round's text
-    (["5", "7"], ["6", "5"], "5", True),
-    (["5", "6", "6"], ["1", "2", "3"], "6", False),
-    (["1", "2"], ["2", "1"], "1", True),  # both enter at once with two votes each: the earlier round... then DR's
-    (["1", "2", "2"], ["3", "1", "2"], "1", True),
+    # (IR answers, DR answers), each by round; then the answer, whether it is agreed, and after how many rounds
+    (["5"], ["5"], "5", True, 1),
+    (["5"], ["6"], "6", False, 1),  # a tie of votes: the round, then DR's
+    ([None], [None], None, False, 1),
+    (["5", None], [None, "5.0"], "5", True, 2),  # of two equal answers the earlier round's text
+    (["5", "7"], ["6", "5"], "5", True, 2),
+    (["5", "6", "6"], ["1", "2", "3"], "6", False, 3),
+    (["1", "2"], ["2", "1"], "2", True, 2),  # both enter at once with two votes each, both of round 1: DR's
+    (["1", "2", "2"], ["3", "1", "2"], "1", True, 2),  # what comes later cannot change an agreement
 ]
 
 
-@pytest.mark.parametrize(("ir", "dr", "answer", "agreed"), ROUND_CASES)
-def test_stopping_rule(ir: list, dr: list, answer: str | None, agreed: bool) -> None:
+@pytest.mark.parametrize(("ir", "dr", "answer", "agreed", "rounds"), ROUND_CASES)
+def test_stopping_rule(ir: list, dr: list, answer: str | None, agreed: bool, rounds: int) -> None:
     agreement, found = Agreement(), None
     for number, (a, b) in enumerate(zip(ir, dr, strict=True), start=1):
         found = agreement.add_round(number, a, b)
         if found is not None:
             break
-    assert (found if found is not None else agreement.most_voted(), found is not None) == judge(
-        ir[:number], dr[:number]
-    )
-    if number == len(ir) and answer is not None and len(set(filter(None, ir + dr))) < 3:
-        assert (found or agreement.most_voted()) is not None and (found is not None) == agreed
+    final = found if found is not None else agreement.most_voted()
+    assert (final, found is not None, number) == (answer, agreed, rounds)
+    assert judge(ir[:number], dr[:number]) == (answer, agreed)  # the tests' own loop follows the same rule
 
 
 def test_ties_by_hand() -> None:
