@@ -66,7 +66,7 @@ sanitize:
 	$(MAKE) -f csrc/tests/tests.mk OUT=build/sanitize CXX="$(CXX)" MODE="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" run
 
 neon-test:
-	@command -v $(CROSS)-g++ qemu-aarch64 >/dev/null || { echo 'neon-test needs a cross compiler and qemu: apt-get install g++-aarch64-linux-gnu qemu-user'; exit 1; }
+	@command -v $(CROSS)-g++ >/dev/null && command -v qemu-aarch64 >/dev/null || { echo 'neon-test needs a cross compiler and qemu: apt-get install g++-aarch64-linux-gnu qemu-user'; exit 1; }
 	$(MAKE) -f csrc/tests/tests.mk OUT=build/neon-test CXX=$(CROSS)-g++ ARCH=aarch64 MODE=-O2 RUN="qemu-aarch64 -L /usr/$(CROSS)" ARGS=--no-fork run
 
 clean:

@@ -59,6 +59,7 @@ setup(
     packages=[*find_packages(include=["lorid_engine", "lorid_engine.*"]), "lorid_kernels"],
     package_dir={"lorid_kernels": "kernels"},
     package_data={"lorid_engine": ["py.typed"], "lorid_engine.solver": ["data/**/*"]},
+    exclude_package_data={"lorid_kernels": [".gitkeep"]},
     libraries=[
         (
             f"lorid_{isa}",
