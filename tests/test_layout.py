@@ -17,7 +17,7 @@ import lorid_engine
 PACKAGE = Path(lorid_engine.__file__).parent
 ROOT = PACKAGE.parent
 LAYERS = ["_C", "ops", "model", "engine", "solver", "cli"]
-LEAVES = {"errors", "env"}
+LEAVES = {"errors", "env", "tensor_files"}
 
 
 def imported_layers(path: Path) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,8 @@ class ModelConfig:
             )
         if self.head_dim % 2:
             raise CheckpointError(f"config.json: head_dim must be even for rotary embedding; got {self.head_dim}")
+        if not (math.isfinite(self.rms_norm_eps) and self.rms_norm_eps >= 0):
+            raise CheckpointError(f"config.json: rms_norm_eps must be a number of at least 0; got {self.rms_norm_eps}")
 
     @classmethod
     def from_folder(cls, folder: Path | str) -> ModelConfig:
@@ -111,18 +114,20 @@ class ModelConfig:
             )
         except KeyError as error:
             raise CheckpointError(f"{folder / 'config.json'} has no {error.args[0]}") from None
-        except (TypeError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
 
 def _rope_theta(folder: Path, raw: dict[str, Any]) -> float:
     """theta, from transformers 5's rope_parameters or the older top-level keys; only the default kind of rotation."""
     rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"{folder}: the rope parameters must be a JSON object; got {rope!r}")
     kind = rope.get("rope_type") or rope.get("type") or "default"
     if kind != "default":
         raise CheckpointError(f"{folder}: rope type {kind!r} is not supported; supported: default")
     theta = rope.get("rope_theta") or raw.get("rope_theta") or 10000.0
-    if not isinstance(theta, int | float) or not theta > 0:
+    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
         raise CheckpointError(f"{folder}: rope_theta must be a positive number; got {theta!r}")
     return float(theta)
 
@@ -131,6 +136,9 @@ def _eos_token_ids(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:
     found: set[int] = set()
     generation = folder / "generation_config.json"
     for source in (raw, read_json(generation) if generation.exists() else {}):
-        ids = source.get("eos_token_id")
-        found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+        given = source.get("eos_token_id")
+        ids = given if isinstance(given, list) else [] if given is None else [given]
+        if not all(isinstance(token, int) and not isinstance(token, bool) for token in ids):
+            raise CheckpointError(f"{folder}: eos_token_id must be a token id or a list of them; got {given!r}")
+        found.update(ids)
     return tuple(sorted(found))

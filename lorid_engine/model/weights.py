@@ -1,31 +1,15 @@
-"""Checkpoint: the tensors of a safetensors checkpoint, mapped and checked. Nothing is ever unpickled."""
+"""Checkpoint: the tensors of a safetensors checkpoint, mapped and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from lorid_engine.errors import CheckpointError
 from lorid_engine.model.config import read_json
-
-DTYPES = (torch.bfloat16, torch.float16, torch.float32)
-
-
-def open_safetensors(path: Path) -> Any:
-    """Maps a safetensors file.
-
-    Raises:
-        CheckpointError: the file is missing, cut short, or of another format.
-    """
-    try:
-        return safe_open(str(path), framework="pt")
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing") from None
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file ({error}); fetch or save it again") from None
+from lorid_engine.tensor_files import DTYPES, open_safetensors
 
 
 class Checkpoint:

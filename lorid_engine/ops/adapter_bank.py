@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops.checks import check_bank, expect_contiguous, expect_device, expect_dtype, expect_shape
+from lorid_engine.ops.peft_adapter import read_peft_adapter
 
 
 @dataclass(frozen=True)
@@ -84,3 +87,29 @@ class AdapterBank:
             scale=torch.tensor(scale, dtype=torch.float32, device=device),
             max_rank=max(ranks),
         )
+
+    @classmethod
+    def from_peft(
+        cls, folders: Sequence[str | os.PathLike[str] | None], *, dtype: torch.dtype | None = None
+    ) -> dict[str, AdapterBank]:
+        """Builds the banks of all modules from adapters in PEFT's format.
+
+        Args:
+            folders: the folder of each slot, in order; None leaves a slot empty. An adapter without a module has rank 0 there.
+            dtype: of the banks; by default that of the first adapter that has the module.
+
+        Returns:
+            A bank of as many slots as there are folders by module, keyed like "model.layers.3.self_attn.q_proj".
+
+        Raises:
+            AdapterError: a folder is damaged, or uses a feature that is not supported.
+            ShapeError: two adapters were made for modules of different shapes.
+        """
+        read = [None if folder is None else read_peft_adapter(Path(folder), str(folder)) for folder in folders]
+        modules = sorted({module for adapter in read for module in adapter or ()})
+        banks = {}
+        for module in modules:
+            shares = [None if adapter is None else adapter.get(module) for adapter in read]
+            given = [None if share is None else (share.a, share.b, share.scale) for share in shares]
+            banks[module] = cls.from_tensors(given, dtype=dtype)
+        return banks

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lorid_engine.errors import AdapterError
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.ops import AdapterBank
 from tiny_models import adapted_model, save_adapter, save_llama
 
 
@@ -72,6 +73,27 @@ def test_ranks_and_scales_are_pefts(base: Path, tmp_path: Path, options: dict) -
         assert torch.equal(weights.b, layers[name].lora_B["default"].weight)
 
 
+def test_banks_of_all_modules_from_folders(base: Path, tmp_path: Path) -> None:
+    """For those who embed the ops: no model is needed."""
+    folders = [
+        save_adapter(base, tmp_path / "a", seed=1, r=3, target_modules=["q_proj"]),
+        None,
+        save_adapter(base, tmp_path / "b", seed=2, r=5, target_modules=["q_proj", "up_proj"], use_rslora=True),
+    ]
+    banks = AdapterBank.from_peft(folders, dtype=torch.bfloat16)
+    q_proj, up_proj = (banks[f"model.layers.1.{name}"] for name in ("self_attn.q_proj", "mlp.up_proj"))
+    assert len(banks) == 4 and q_proj.num_slots == up_proj.num_slots == 3
+    assert q_proj.rank_offset.tolist() == [0, 3, 3, 8] and up_proj.rank_offset.tolist() == [0, 0, 0, 5]
+    stored = load_file(folders[2] / "adapter_model.safetensors")
+    prefix = "base_model.model.model.layers.1.self_attn.q_proj.lora"
+    assert torch.equal(q_proj.a[3:], stored[f"{prefix}_A.weight"].bfloat16())
+    assert torch.equal(q_proj.b_t[3:], stored[f"{prefix}_B.weight"].bfloat16().t())
+    settings = json.loads((folders[2] / "adapter_config.json").read_text())
+    assert math.isclose(q_proj.scale[2], settings["lora_alpha"] / math.sqrt(5), rel_tol=1e-6)
+    with pytest.raises(AdapterError, match="missing"):
+        AdapterBank.from_peft([tmp_path])
+
+
 def test_pattern_rule_is_pefts() -> None:
     """The first key that ends the name wins, as in peft.utils.other.get_pattern_key."""
     assert get_pattern_key(["q_proj", "layers.1.self_attn.q_proj"], "model.layers.1.self_attn.q_proj") == "q_proj"
@@ -88,12 +110,17 @@ def test_pattern_rule_is_pefts() -> None:
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
         ({"layer_replication": [[0, 1]]}, "layer_replication"),
         ({"use_new_thing": True}, "use_new_thing"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base's weights .init_lora_weights='pissa_niter_4'"),
+        ({"init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
         ({"peft_type": "IA3"}, "peft_type 'IA3'"),
         ({"r": 0}, "r must be a positive number"),
         ({"lora_alpha": "x"}, "lora_alpha must be"),
         ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern must map"),
         ({"rank_pattern": {"(": 3}}, "no regular expression"),
-        ({"r": 5}, r"does not fit its adapter_config.json: layers.0.self_attn.q_proj lora_A must have shape \[5, 48\]"),
+        (
+            {"r": 5},
+            r"does not fit its adapter_config.json: model.layers.0.self_attn.q_proj lora_A must have shape \[5, I\]",
+        ),
     ],
 )
 def test_unsupported_features_are_refused_by_name(base: Path, adapter: Path, changes: dict, message: str) -> None:
@@ -157,4 +184,4 @@ def test_unknown_modules_are_refused(base: Path, adapter: Path) -> None:
     old = "base_model.model.model.layers.0.self_attn.q_proj"
     new = "base_model.model.model.layers.0.mlp.router"
     edit_tensors(adapter, lambda t: [t.__setitem__(k.replace(old, new), t.pop(k)) for k in list(t) if old in k])
-    refuse(base, adapter, "targets mlp.router, which is not supported; supported: self_attn.q_proj")
+    refuse(base, adapter, "targets model.layers.0.mlp.router, which is not supported; supported: self_attn.q_proj")

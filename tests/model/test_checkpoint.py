@@ -56,6 +56,11 @@ def test_config_of_both_transformers_generations(base: Path) -> None:
         ({"head_dim": 7}, "head_dim must be even"),
         ({"vocab_size": -3}, "vocab_size must be a positive whole number; got -3"),
         ({"hidden_size": "big"}, "hidden_size must be"),
+        ({"rms_norm_eps": "small"}, "could not convert string to float: 'small'"),
+        ({"rms_norm_eps": -1}, "rms_norm_eps must be a number of at least 0"),
+        ({"rope_parameters": [1]}, "rope parameters must be a JSON object"),
+        ({"eos_token_id": "</s>"}, "eos_token_id must be a token id or a list of them; got '</s>'"),
+        ({"eos_token_id": [2, None]}, r"got \[2, None\]"),
     ],
 )
 def test_configs_that_do_not_fit(base: Path, changes: dict, message: str) -> None:
