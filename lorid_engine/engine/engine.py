@@ -198,7 +198,9 @@ class Engine:
         group = Group(request, request_id, text, prompt_ids, slot, root, key, next(self._arrivals))
         for index in range(request.sampling.n):
             stream = TextStream(
-                self.tokenizer, tuple(request.sampling.stop), keep_stop=request.sampling.include_stop_str_in_output
+                self.tokenizer,
+                tuple(request.sampling.stop or ()),
+                keep_stop=request.sampling.include_stop_str_in_output,
             )
             group.sequences.append(Sequence(group, index, list(prompt_ids), stream, waits_for_prompt=index > 0))
         self._groups[request_id] = group
@@ -305,7 +307,7 @@ class Engine:
             self._add_logprobs(sequence, token, params.logprobs, result, row)
         if token in self.config.eos_token_ids and not params.ignore_eos:
             self._end(sequence, "stop")
-        elif token in params.stop_token_ids:
+        elif token in (params.stop_token_ids or ()):
             if params.include_stop_str_in_output:
                 sequence.stream.push(token)
             self._end(sequence, "stop", token)

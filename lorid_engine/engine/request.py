@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from types import NoneType
+from typing import Any
 
 from lorid_engine.errors import ConfigError, LoridError
 
@@ -21,6 +23,14 @@ def _number(
         bound = f"above {least:g}" if above else f"of at least {least:g}"
         upper = f" and at most {most:g}" if most < math.inf else ""
         raise ConfigError(f"{name} must be {kind} {bound}{upper}; got {value!r}")
+
+
+def _entries(name: str, value: Iterable[Any] | None) -> tuple[Any, ...]:
+    """A list option as a tuple; None = empty."""
+    try:
+        return tuple(value or ())
+    except TypeError:
+        raise ConfigError(f"{name} must be a list; got {value!r}") from None
 
 
 @dataclass(frozen=True)
@@ -49,8 +59,8 @@ class SamplingParams:
     top_p: float = 1.0
     top_k: int = 0
     seed: int | None = None
-    stop: str | Sequence[str] = ()
-    stop_token_ids: Sequence[int] = ()
+    stop: str | Sequence[str] | None = ()
+    stop_token_ids: Sequence[int] | None = ()
     max_tokens: int = 16
     logprobs: int | None = None
     ignore_eos: bool = False
@@ -66,11 +76,11 @@ class SamplingParams:
             _number("seed", self.seed, 0, 2**64 - 1, whole=True)
         if self.logprobs is not None:
             _number("logprobs", self.logprobs, 0, 100, whole=True)
-        object.__setattr__(self, "stop", (self.stop,) if isinstance(self.stop, str) else tuple(self.stop))
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
-        if not all(isinstance(text, str) and text for text in self.stop):
+        object.__setattr__(self, "stop", _entries("stop", (self.stop,) if isinstance(self.stop, str) else self.stop))
+        object.__setattr__(self, "stop_token_ids", _entries("stop_token_ids", self.stop_token_ids))
+        if not all(isinstance(text, str) and text for text in _entries("stop", self.stop)):
             raise ConfigError(f"stop must be strings that are not empty; got {self.stop!r}")
-        for token in self.stop_token_ids:
+        for token in _entries("stop_token_ids", self.stop_token_ids):
             _number("stop_token_ids", token, 0, whole=True)
 
 
@@ -85,6 +95,9 @@ class Request:
         key: with the seed it decides every draw; two requests of one seed and key draw alike.
         priority: lower runs first.
         request_id: the caller's name for it; None = the engine gives one.
+
+    Raises:
+        ConfigError: an option of the wrong type. (The prompt is checked when the request is added.)
     """
 
     prompt: str | Sequence[int]
@@ -93,6 +106,17 @@ class Request:
     key: bytes = b""
     priority: int = 0
     request_id: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, kinds, expected in (
+            ("adapter", (str, NoneType), "an adapter's name or None"),
+            ("sampling", (SamplingParams,), "SamplingParams"),
+            ("key", (bytes,), "bytes"),
+            ("priority", (int,), "a whole number"),
+            ("request_id", (str, NoneType), "a string or None"),
+        ):
+            if not isinstance(getattr(self, name), kinds):
+                raise ConfigError(f"{name} must be {expected}; got {getattr(self, name)!r}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +138,7 @@ class CompletionOutput:
         token_ids: the drawn tokens, the stop token included.
         cumulative_logprob: sum over the tokens, where logprobs were asked for.
         logprobs: for each token, its own and the likeliest ones' log-probabilities by id, where asked for.
-        finish_reason: "stop", "length", "abort", "error", or None while it runs.
+        finish_reason: "stop", "length", "error", or None while it runs.
         stop_reason: the stop string or stop token id that ended it; None for the end-of-text token.
     """
 

@@ -60,7 +60,7 @@ class Runner:
         extension = cpu.extension()
         self._threads, self._dtype, self._num_slots = threads, dtype, num_slots
         self._adapters: dict[int, LoraAdapter] = {}
-        self._banks: dict[str, AdapterBank] = {}
+        self._banks: dict[str, AdapterBank | None] = {}
         try:
             self._program = extension.Program(
                 dtype=extension.DType.bf16 if dtype == torch.bfloat16 else extension.DType.f32,
@@ -83,38 +83,40 @@ class Runner:
 
     def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
         """Puts an adapter into a free slot."""
+        self._set_banks({**self._adapters, slot: adapter}, adapter)
         self._adapters[slot] = adapter
-        self._rebuild(adapter)
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
-        self._rebuild(self._adapters.pop(slot))
+        self._set_banks({other: held for other, held in self._adapters.items() if other != slot}, self._adapters[slot])
+        del self._adapters[slot]
 
-    def _rebuild(self, changed: LoraAdapter) -> None:
-        """Builds the banks of the modules that an adapter has, with every slot's share."""
-        for name in changed.modules:
-            number, target, in_features = self._recorder.targets[name]
-            shares = [
-                self._adapters[slot].modules.get(name) if slot in self._adapters else None
-                for slot in range(self._num_slots)
-            ]
-            if not any(shares):
-                self._banks.pop(name, None)
-                self._program.set_target(target=number, a=0, b_t=0, rank_offset=0, scale=0, max_rank=0)
-                continue
-            bank = AdapterBank.from_tensors(
-                [None if share is None else (share.a, share.b, share.scale) for share in shares], dtype=self._dtype
-            )
-            assert bank.a.shape[1] == in_features and bank.b_t.shape[1] == target.col_end - target.col_begin
-            self._banks[name] = bank
+    def _set_banks(self, adapters: dict[int, LoraAdapter], changed: LoraAdapter) -> None:
+        """Gives the program new banks for the modules that `changed` has; all are made first, so that a failure changes nothing."""
+        banks = {name: self._make_bank(name, adapters) for name in changed.modules}
+        for name, bank in banks.items():
+            tensors = None if bank is None else (bank.a, bank.b_t, bank.rank_offset, bank.scale)
+            a, b_t, rank_offset, scale = (0, 0, 0, 0) if tensors is None else (t.data_ptr() for t in tensors)
             self._program.set_target(
-                target=number,
-                a=bank.a.data_ptr(),
-                b_t=bank.b_t.data_ptr(),
-                rank_offset=bank.rank_offset.data_ptr(),
-                scale=bank.scale.data_ptr(),
-                max_rank=bank.max_rank,
+                target=self._recorder.targets[name][0],
+                a=a,
+                b_t=b_t,
+                rank_offset=rank_offset,
+                scale=scale,
+                max_rank=0 if bank is None else bank.max_rank,
             )
+        self._banks |= banks  # the program holds addresses only
+
+    def _make_bank(self, name: str, adapters: dict[int, LoraAdapter]) -> AdapterBank | None:
+        """A module's bank with every slot's share; None if no adapter has the module."""
+        shares = [adapters[slot].modules.get(name) if slot in adapters else None for slot in range(self._num_slots)]
+        if not any(shares):
+            return None
+        given = [None if share is None else (share.a, share.b, share.scale) for share in shares]
+        bank = AdapterBank.from_tensors(given, dtype=self._dtype)
+        _, target, in_features = self._recorder.targets[name]
+        assert bank.a.shape[1] == in_features and bank.b_t.shape[1] == target.col_end - target.col_begin
+        return bank
 
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step: every row's keys and values are written, the sampled rows' tokens returned."""

@@ -190,11 +190,27 @@ def test_special_tokens_in_text_are_characters() -> None:
         ({"stop": [""]}, "stop must be strings that are not empty"),
         ({"stop_token_ids": [1.5]}, "stop_token_ids"),
         ({"logprobs": 1000}, "logprobs"),
+        ({"stop": 5}, "stop must be a list; got 5"),
+        ({"stop_token_ids": 5}, "stop_token_ids must be a list; got 5"),
     ],
 )
 def test_sampling_params_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**options)
+
+
+def test_no_stops_may_be_none() -> None:
+    params = SamplingParams(stop=None, stop_token_ids=None)
+    assert params == SamplingParams() and params.stop == ()
+
+
+@pytest.mark.parametrize(
+    "options", [{"adapter": 3}, {"sampling": {}}, {"key": "text"}, {"priority": 1.5}, {"request_id": 7}]
+)
+def test_request_fields_are_checked(options: dict) -> None:
+    (name,) = options
+    with pytest.raises(ConfigError, match=f"{name} must be"):
+        Request("x", **options)
 
 
 def test_engine_options_are_checked(tmp_path: Path) -> None:
