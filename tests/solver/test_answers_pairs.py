@@ -170,6 +170,9 @@ x=1, y=2 | y=2, x=1
 \{5,3\} | {3, 5}
 \{1,2\} | 1 and 2
 \emptyset | \{\}
+\emptyset | {}
+(-oo, 3] | (-\infty,3]
+[3, Infinity) | [3, infty)
 (-\infty, 3] | (-\infty,3]
 (-inf, 3] | (-∞,3]
 x \in [0,1] | [0,1]

@@ -22,7 +22,7 @@ from lorid_engine.solver.answers.forms import (
 )
 from lorid_engine.solver.answers.normalise import clean, text_key
 from lorid_engine.solver.answers.numbers import parse_literal
-from lorid_engine.solver.answers.reading import read
+from lorid_engine.solver.answers.reading import EMPTY_SETS, read
 from lorid_engine.solver.answers.split import join_thousands
 
 _NO_ANSWER = frozenset(["", "nan", "null", "n/a", "+nan", "-nan"])
@@ -70,7 +70,7 @@ def _equal_long(a: str, b: str) -> bool:
 def _is_empty(text: str) -> bool:
     if text == "None" or text.lower() in _NO_ANSWER:
         return True
-    return len(text) < 200 and not any(c.isalnum() or ord(c) > 127 for c in text) and text != "\x03\x04"
+    return len(text) < 200 and not any(c.isalnum() or ord(c) > 127 for c in text) and text not in EMPTY_SETS
 
 
 def _read(text: str) -> Form:

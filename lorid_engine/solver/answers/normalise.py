@@ -39,6 +39,7 @@ _COMMANDS = (
     (re.compile(r"\+ ?/ ?-"), r"\\pm "),
     (re.compile(r"\^\s*(?:\\circ(?![A-Za-z])|\{\s*\\circ\s*\}|°)|\\degrees?(?![A-Za-z])"), "°"),
     (re.compile(r"\\(?:varnothing|O)(?![A-Za-z])"), r"\\emptyset "),
+    (re.compile(r"(?<![A-Za-z\\])(?:infty|oo|Infinity)(?![A-Za-z])"), r"\\infty "),
     (re.compile(r"\\l?vert(?![A-Za-z])|\\rvert(?![A-Za-z])|\\mid(?![A-Za-z])"), "|"),
     (re.compile(r"\\langle(?![A-Za-z])"), "⟨"),
     (re.compile(r"\\rangle(?![A-Za-z])"), "⟩"),

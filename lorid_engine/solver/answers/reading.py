@@ -29,7 +29,7 @@ _MATRIX = re.compile(r"\\begin ?\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end
 _CHOICE = re.compile(r"\(([A-Za-z])\) (?=\S)|([A-H])[.):] (?=\S)")
 _LETTER = re.compile(r"\(? ?([A-Z]) ?\)|\[([A-Z])\]|([a-z])\)|([A-Z])[.:]")
 _LABEL_CALL = re.compile(r"[A-Za-z](?:\^\{?-1\}?)?'?\([^()]{1,20}\)|\\angle ?[A-Za-z]{1,3}|[A-Z]{2,3}")
-_EMPTY_SETS = ("\\emptyset", SET_OPEN + SET_CLOSE, SET_OPEN + " " + SET_CLOSE, "{}")
+EMPTY_SETS = ("\\emptyset", SET_OPEN + SET_CLOSE, SET_OPEN + " " + SET_CLOSE, "{}", "{ }")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _WORDS_ONLY = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*")
 _SYMBOL_WORDS = re.compile(r"[xyz]+|[A-Za-z]|pi|sqrt|inf|infinity|sin|cos|tan|ln|log|exp")
@@ -69,7 +69,7 @@ def read(text: str, budget: Budget, depth: int = 0) -> Form:
 
 def _read_sure(text: str, budget: Budget, depth: int) -> Form | None:
     """Forms that a pattern recognises as a whole."""
-    if text in _EMPTY_SETS or text.lower() == "empty set":
+    if text in EMPTY_SETS or text.lower() == "empty set":
         return Group("set", ())
     if text.lower() in ("\\mathbb{r}", "all real numbers", "all reals", "(-\\infty,\\infty)"):
         ends = [parse_expression(end, budget) for end in ("-\\infty", "\\infty")]
