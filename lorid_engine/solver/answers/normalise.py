@@ -23,7 +23,11 @@ _COMMANDS = (
     (re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])\s*\.?"), ""),
     (re.compile(r"\\(?:displaystyle|textstyle|limits|nolimits|phantom\{[^{}]*\})(?![A-Za-z])"), ""),
     (re.compile(r"\\!\s*|\\(?:allowbreak|nobreak)(?![A-Za-z])"), ""),
-    (re.compile(r"\\(?:quad|qquad|space|hspace\{[^{}]*\})(?![A-Za-z])|\\[;: ]|~(?=\s|$|\\|\w)"), " "),
+    (re.compile(r"\\(?:tiny|small|normalsize|large|Large|LARGE|huge|Huge|bf|it)(?![A-Za-z])"), " "),
+    (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
+    (re.compile(r"\\(?:boxed|fbox)(?=\s*\{)"), ""),  # around a part of the answer
+    (re.compile(NEW_ROW + r"\s*\[[0-9. ]+[a-z]{2}\]"), NEW_ROW),  # a row's distance to the next
+    (re.compile(r"\\(?:quad|qquad|space|hspace\{[^{}]*\})(?![A-Za-z])|\\(?:[;: ]|$)|~(?=\s|$|\\|\w)"), " "),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"(?<=[0-9])\\,(?=[0-9]{3}(?![0-9]))"), ","),
     (re.compile(r"\\,"), " "),
@@ -60,17 +64,23 @@ _CONNECTIVE = re.compile(r"\s*(and|or)\s*")
 _MATH_DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
 _INLINE_MATH = re.compile(r"\$([^$]*)\$(?!\s*[0-9.])")
 _PREFIX = re.compile(
-    r"(?:#{2,4}|(?:so |thus |therefore |hence )?,? ?(?:the )?(?:final |correct )?(?:answer|result)(?: is)? ?[:=]?"
+    r"(?:#{2,4}|(?:(?:so|thus|therefore|hence)\b,? ?)?(?:the )?(?:final |correct )?(?:answer|result)(?: is)? ?[:=]?"
     r"|(?:option|choice)|\\approx|approximately|about|exactly|roughly|=)(?=[ \x01-\x05$0-9(\[{\\-])\s*",
     re.IGNORECASE,
 )
-_WRAPPERS = (("**", "**"), ("`", "`"), ('"', '"'), ("'", "'"), ("__", "__"), (QUOTE_OPEN, QUOTE_CLOSE))
+_WRAPPERS = (("**", "**"), ("*", "*"), ("`", "`"), ('"', '"'), ("'", "'"), ("__", "__"), (QUOTE_OPEN, QUOTE_CLOSE))
+_KEPT_ENDINGS = ("..", "p.m.", "a.m.", "P.M.", "A.M.", "\\,", "\\;", "\\:")  # the last three are spaces in LaTeX
 _BOXED = re.compile(r"\\(?:boxed|fbox|framebox)\s*\{")
 _ORDINAL = re.compile(r"(?<=[0-9])\s?\^\{?\s*\x01?(st|nd|rd|th)\x02?\s*\}?")
 _ELLIPSIS = re.compile(r"(?<![0-9.])([0-9]*\.[0-9]{0,40}?)([0-9])\2{2,40}\s?(?:\.\.\.|\\l?dots)")
+_OVERLINED = re.compile(r"(?<=[0-9.])\s?\\(?:bar|overline|dot)\s?(?:\{\s?([0-9]{1,40})\s?\}|([0-9]))")
+_DOTTED = re.compile(r"(?<=[0-9.])\s?\\dot\s?\{?([0-9])\}?([0-9]{0,40})\s?\\dot\s?\{?([0-9])\}?")
 _BRACKETED_PERIOD = re.compile(r"(?<![0-9.])([0-9]*\.[0-9]{0,40})\(([0-9]{1,40})\)")
 _TIMES_TEN = re.compile(r"(?<=[0-9]) ?[xX] ?(?=10 ?(?:\^|\*\*))")
 _SPACES = re.compile(r"\s+")
+_ENGLISH = "is it no on of to in am an as at be by do go he if me my or so up us we pm ok"
+SHORT_WORDS = frozenset(_ENGLISH.split())
+_ARTICLE = re.compile(r"(?:the|an?) (?=[^\W\d_]{3})", re.IGNORECASE)
 
 
 def clean(text: str) -> str:
@@ -87,6 +97,8 @@ def clean(text: str) -> str:
     text = _INLINE_MATH.sub(lambda match: match[1] or " ", text).replace("$", DOLLAR)
     text = _ORDINAL.sub(r"\1", text)
     text = _ELLIPSIS.sub(r"\1\\overline{\2}", text)
+    text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
+    text = _OVERLINED.sub(lambda match: f"\\overline{{{match[1] or match[2]}}}", text)
     text = _BRACKETED_PERIOD.sub(r"\1\\overline{\2}", text)
     text = _TIMES_TEN.sub("*", text)
     return unwrap(_SPACES.sub(" ", text))
@@ -97,7 +109,7 @@ def unwrap(text: str) -> str:
     for _ in range(8):
         before = text
         text = text.strip()
-        while text.endswith((".", ",", ";", ":")) and not text.endswith(("..", "p.m.", "a.m.", "P.M.", "A.M.")):
+        while text.endswith((".", ",", ";", ":")) and not text.endswith(_KEPT_ENDINGS):
             text = text[:-1].rstrip()
         prefix = _PREFIX.match(text)
         if prefix:
@@ -163,6 +175,6 @@ def text_key(text: str) -> str:
     ):
         text = text.replace(mark, plain)
     text = re.sub(r"(?<![\w.,]) | (?!\w)", "", _SPACES.sub(" ", text).strip())
-    if "\\" in text or not re.search(r"[^\W\d_]{3}", text):
+    if "\\" in text or not (re.search(r"[^\W\d_]{3}", text) or text.lower() in SHORT_WORDS):
         return text
-    return text.casefold()
+    return _ARTICLE.sub("", text.casefold(), count=1) if _ARTICLE.match(text) else text.casefold()

@@ -8,6 +8,7 @@ from fractions import Fraction
 
 from lorid_engine.solver.answers.algebra import UNIT, Algebra, Quotient, Sum
 from lorid_engine.solver.answers.bounds import MAX_BITS, MAX_DEPTH, Budget, Refused
+from lorid_engine.solver.answers.normalise import SHORT_WORDS
 from lorid_engine.solver.answers.numbers import integer, parse_literal
 from lorid_engine.solver.answers.roots import IMAGINARY_UNIT, root
 
@@ -27,8 +28,6 @@ _CONSTANTS = {"pi": "\\pi", "infty": "\\infty", "inf": "\\infty", "infinity": "\
 _LAYOUT_COMMANDS = "right left begin end text not cup cap setminus in to mid ldots dots cdots quad frac sqrt"
 _NOT_SYMBOLS = frozenset(_LAYOUT_COMMANDS.split())
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
-_ENGLISH = "is it no on of to in am an as at be by do go he if me my or so up us we pm ok"
-_SHORT_WORDS = frozenset(_ENGLISH.split())
 _USUAL_SYMBOLS = frozenset("abcxyzpqrmnkABC")
 _MAX_FACTORIAL = 500
 
@@ -218,7 +217,7 @@ class _Parser:
             raise Refused("not an expression")
         if word[0] in _FUNCTIONS or word[0] in ("sqrt", "cbrt", "pi", "abs", "inf", "infinity"):
             return self.command(word[0], depth, plain=True)
-        if _is_word(word[0]):
+        if is_word(word[0]):
             raise Refused("a word, not a product of symbols")
         self.position = word.start() + 1  # letters in a row are multiplied one by one
         return self.letter(word[0][0], depth)
@@ -338,9 +337,10 @@ class _Parser:
         return match is None or match[1] in _FUNCTIONS or match[1] in ("pm", "mp")
 
 
-def _is_word(letters: str) -> bool:
+def is_word(letters: str) -> bool:
+    """Whether letters in a row are a word rather than a product of symbols."""
     if len(letters) <= 2:
-        return letters.lower() in _SHORT_WORDS
+        return letters.lower() in SHORT_WORDS
     return len(letters) > 3 or not _USUAL_SYMBOLS.issuperset(letters)
 
 
