@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 
 from lorid_engine.solver.answers.algebra import Algebra, Quotient
@@ -22,10 +23,12 @@ from lorid_engine.solver.answers.forms import (
 )
 from lorid_engine.solver.answers.normalise import clean, text_key
 from lorid_engine.solver.answers.numbers import parse_literal
+from lorid_engine.solver.answers.quantities import symbols_as_unit
 from lorid_engine.solver.answers.reading import EMPTY_SETS, read
 from lorid_engine.solver.answers.split import join_thousands
 
 _NO_ANSWER = frozenset(["", "nan", "null", "n/a", "+nan", "-nan"])
+_THOUSANDS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?", re.ASCII)
 _HUNDRED = Quotient.of(100)
 
 
@@ -63,7 +66,7 @@ def _equal_long(a: str, b: str) -> bool:
     """For texts too long to read: equal as plain numbers or as they stand."""
     if a == b:
         return not _is_empty(a[:10]) or len(a) > 10
-    numbers = [parse_literal(text.replace(",", "")) for text in (a, b)]
+    numbers = [parse_literal(text.replace(",", "") if _THOUSANDS.fullmatch(text) else text) for text in (a, b)]
     return numbers[0] is not None and numbers[0] == numbers[1]
 
 
@@ -115,6 +118,11 @@ def _same_quantity(a: Quantity, b: Quantity, algebra: Algebra) -> bool:
         return a.unit.agrees(b.unit) and _same_value(a, b, algebra)
     if _same_value(a, b, algebra):
         return True
+    if (a.unit is None) != (b.unit is None):
+        letters, spelled = (a, b) if a.unit is None else (b, a)
+        measured = symbols_as_unit(letters)
+        if measured is not None and _same_quantity(measured, spelled, algebra):
+            return True
     for percent, plain in ((a, b), (b, a)):
         if percent.unit is not None and percent.unit.is_percent:
             scaled = Quantity(algebra.divide(percent.value, _HUNDRED), None, percent.is_decimal)
@@ -246,7 +254,5 @@ def _same_choice(a: Form, b: Form, algebra: Algebra) -> bool:
     if not isinstance(a, Choice):
         return False
     if isinstance(b, Choice):
-        return a.letter == b.letter and same(a.value, b.value, algebra)
-    return (
-        isinstance(b, Quantity) and b.unit is None and b.value.atoms() == {a.letter} and _label_names(b) == {a.letter}
-    )
+        return a.letter == b.letter and (a.value is None or b.value is None or same(a.value, b.value, algebra))
+    return isinstance(b, Quantity) and b.unit is None and {name.upper() for name in _label_names(b)} == {a.letter}

@@ -81,10 +81,10 @@ class Date:
 
 @dataclass(frozen=True)
 class Choice:
-    """An option with its letter and its value: (B) 12."""
+    """An option with its letter and its value: (B) 12, or (B) alone."""
 
     letter: str
-    value: Form
+    value: Form | None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import re
 from fractions import Fraction
 
-from lorid_engine.solver.answers.algebra import UNIT, Algebra, Quotient, Sum
+from lorid_engine.solver.answers.algebra import ONE, UNIT, Algebra, Atom, Quotient, Sum
 from lorid_engine.solver.answers.bounds import MAX_BITS, MAX_DEPTH, Budget, Refused
 from lorid_engine.solver.answers.normalise import SHORT_WORDS
 from lorid_engine.solver.answers.numbers import integer, parse_literal
@@ -15,6 +15,8 @@ from lorid_engine.solver.answers.roots import IMAGINARY_UNIT, root
 _NUMBER = re.compile(r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,18}(?![0-9]))?", re.ASCII)
 _REPEATING = re.compile(r"([0-9]*)\.([0-9]*)\\overline\{([0-9]+)\}", re.ASCII)
 _WHOLE = re.compile(r"[0-9]+", re.ASCII)
+_EXPONENT = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
+_OVER = re.compile(r"\\over(?![A-Za-z])")
 _PLAIN_FRACTION = re.compile(r" ([0-9]+) ?/ ?([0-9]+)(?![0-9.])", re.ASCII)
 _LATEX_FRACTION = re.compile(r" ?\\frac ?(?:\{ ?([0-9]+) ?\}|([0-9])) ?(?:\{ ?([0-9]+) ?\}|([0-9]))", re.ASCII)
 _COMMAND = re.compile(r"\\([A-Za-z]+)")
@@ -24,7 +26,9 @@ _SUBSCRIPT = re.compile(r"_(?:\{([A-Za-z0-9]{1,8})\}|([A-Za-z0-9]))")
 _FUNCTION_NAMES = "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log exp max min gcd lcm det deg arg"
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _NAMED_LIKE_FUNCTIONS = frozenset("fghP")  # f(x) is a value of f, while a(x + 1) is a product
-_CONSTANTS = {"pi": "\\pi", "infty": "\\infty", "inf": "\\infty", "infinity": "\\infty"}
+_INFINITY = "\\infty"
+_INFINITIES = [{((Atom(_INFINITY), ONE),): sign} for sign in (ONE, -ONE)]
+_CONSTANTS = {"pi": "\\pi", "infty": _INFINITY, "inf": _INFINITY, "infinity": _INFINITY}
 _LAYOUT_COMMANDS = "right left begin end text not cup cap setminus in to mid ldots dots cdots quad frac sqrt"
 _NOT_SYMBOLS = frozenset(_LAYOUT_COMMANDS.split())
 _CLOSERS = {"(": ")", "[": "]", "{": "}"}
@@ -44,9 +48,11 @@ def parse_expression(text: str, budget: Budget, plus_minus: int = 1) -> Quotient
         Refused: it is no expression of the kind known here, it is ambiguous, or it is too large.
     """
     parser = _Parser(text, budget, plus_minus)
-    value = parser.sum(0)
+    value = parser.group(0)
     if parser.peek():
         raise Refused("more text after the expression")
+    if parser.has_infinity and (value.denominator is not UNIT or value.numerator.terms not in _INFINITIES):
+        raise Refused("infinity is no number to calculate with")
     return value
 
 
@@ -58,6 +64,7 @@ class _Parser:
         self.budget = budget
         self.plus_minus = plus_minus
         self.open_bars = 0
+        self.has_infinity = False
 
     def peek(self) -> str:
         """The next character that is not a space, "" at the end."""
@@ -79,6 +86,11 @@ class _Parser:
         if match:
             self.position = match.end()
         return match
+
+    def group(self, depth: int) -> Quotient:
+        """What is between brackets: a sum, or two with TeX's \\over between them."""
+        value = self.sum(depth)
+        return self.algebra.divide(value, self.sum(depth)) if self.match(_OVER) else value
 
     def sum(self, depth: int) -> Quotient:
         if depth > MAX_DEPTH:
@@ -118,7 +130,7 @@ class _Parser:
                 self.position += 1
                 value = self.algebra.divide(value, self.signed_power(depth))
                 divided = True
-            elif following and (following.isalpha() or following in "\\({[") and not self.at_sign():
+            elif following and (following.isalpha() or following in "\\({[") and not self.at_operator():
                 if divided and not spaced:
                     raise Refused("a/bc can be read in two ways")
                 value = self.algebra.multiply(value, self.power(depth))
@@ -127,8 +139,8 @@ class _Parser:
             else:
                 return self.algebra.negate(value) if sign < 0 else value
 
-    def at_sign(self) -> bool:
-        return self.text.startswith(("\\pm", "\\mp"), self.position)
+    def at_operator(self) -> bool:
+        return self.text.startswith(("\\pm", "\\mp"), self.position) or bool(_OVER.match(self.text, self.position))
 
     def signed_power(self, depth: int) -> Quotient:
         sign = self.sign()
@@ -142,7 +154,7 @@ class _Parser:
         if self.take("!"):
             value = self.factorial(value)
         if self.take("**") or self.take("^"):
-            exponent = self.argument(depth, whole_number=True)
+            exponent = self.argument(depth, plain_number=True)
             if self.peek() == "^" or self.text.startswith("**", self.position):
                 raise Refused("tower of powers")
             value = self.raised(value, exponent)
@@ -169,21 +181,22 @@ class _Parser:
         self.budget.spend(10)
         return Quotient.of(math.factorial(number.numerator))
 
-    def argument(self, depth: int, whole_number: bool = False) -> Quotient:
-        """What a LaTeX command or ^ applies to: a group, one digit (or a whole number), one letter or one command."""
+    def argument(self, depth: int, plain_number: bool = False) -> Quotient:
+        """What a LaTeX command or ^ applies to: a group, one digit (or a plain number), one letter or one command."""
         following = self.peek()
         if following == "{":
             return self.bracketed(depth)
-        if whole_number and following == "-":
+        if plain_number and following == "-":
             self.position += 1
-            return self.algebra.negate(self.argument(depth, whole_number))
+            return self.algebra.negate(self.argument(depth, plain_number))
         if following.isdigit():
-            digits = self.match(_WHOLE)
-            if digits is None or (not whole_number and len(digits[0]) > 2):
+            digits = self.match(_EXPONENT if plain_number else _WHOLE)
+            literal = parse_literal(digits[0] if plain_number else digits[0][0]) if digits else None
+            if digits is None or literal is None or (not plain_number and len(digits[0]) > 2):
                 raise Refused("more than one digit after a command")
-            if not whole_number:
+            if not plain_number:
                 self.position -= len(digits[0]) - 1
-            return Quotient.of(integer(digits[0] if whole_number else digits[0][0]))
+            return Quotient.of(literal.fraction())
         if following.isalpha():
             self.position += 1
             return _symbol(following)
@@ -193,7 +206,7 @@ class _Parser:
         opener = self.text[self.position]
         self.position += 1
         bars, self.open_bars = self.open_bars, 0
-        value = self.sum(depth + 1)
+        value = self.group(depth + 1)
         self.open_bars = bars
         if not self.take(_CLOSERS[opener]):
             raise Refused("bracket not closed")
@@ -275,6 +288,7 @@ class _Parser:
         if name in ("sqrt", "cbrt"):
             return self.radical(3 if name == "cbrt" else 2, depth, plain)
         if name in _CONSTANTS:
+            self.has_infinity |= _CONSTANTS[name] == _INFINITY
             return _symbol(_CONSTANTS[name])
         if name == "abs":
             return _absolute(self.argument(depth))
@@ -299,7 +313,7 @@ class _Parser:
         elif not plain and following.isdigit() and self.text[self.position + 1 : self.position + 2].isdigit():
             raise Refused("\\sqrt12 is the root of 1 in LaTeX and of 12 to a reader")
         else:
-            radicand = self.argument(depth, whole_number=plain)
+            radicand = self.argument(depth, plain_number=plain)
         return root(self.algebra, radicand, index)
 
     def binomial(self, depth: int) -> Quotient:
@@ -319,9 +333,11 @@ class _Parser:
             name += "_" + (subscript[1] or subscript[2])
         exponent = None
         if self.take("^"):
-            exponent = self.argument(depth, whole_number=True)
-            if exponent.rational() is None or exponent.rational() == -1:
-                raise Refused("sin^-1 is an inverse")
+            exponent = self.argument(depth, plain_number=True)
+            if exponent.rational() == -1 and "arc" + name in _FUNCTIONS:
+                name, exponent = "arc" + name, None  # sin^-1 is the inverse
+            elif exponent.rational() is None or exponent.rational() == -1:
+                raise Refused("a function's power or its inverse")
         self.budget.spend(5)
         if self.peek() in ("(", "{"):
             argument = self.bracketed(depth)

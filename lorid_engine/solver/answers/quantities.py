@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from lorid_engine.solver.answers.algebra import Algebra, Quotient
+from lorid_engine.solver.answers.algebra import UNIT, Algebra, Quotient, Sum
 from lorid_engine.solver.answers.bounds import MAX_DIGITS, Budget, Refused
 from lorid_engine.solver.answers.forms import Form, Huge, Quantity
 from lorid_engine.solver.answers.normalise import DOLLAR, QUOTE_CLOSE, QUOTE_OPEN
 from lorid_engine.solver.answers.numbers import parse_literal
 from lorid_engine.solver.answers.parser import parse_expression
-from lorid_engine.solver.answers.units import is_spoken, known_name, parse_unit
+from lorid_engine.solver.answers.units import Unit, is_spoken, known_name, parse_unit
 from lorid_engine.solver.answers.words import SCALES, denominator, parse_number_words
 
 _TAIL_TOKEN = re.compile(
@@ -53,6 +53,20 @@ def read_words(text: str, currency: str = "") -> Quantity | None:
         return None
     value, ordinal, rest = read
     return _scaled(Quotient.of(value), rest, currency or ("th " if ordinal else ""), False)
+
+
+def symbols_as_unit(quantity: Quantity) -> Quantity | None:
+    """5m, read as a product, as 5 meters; None where a symbol in it is not the short name of a unit."""
+    terms = quantity.value.numerator.terms
+    if len(terms) != 1 or quantity.value.denominator is not UNIT:
+        return None
+    ((monomial, coefficient),) = terms.items()
+    number = tuple((atom, power) for atom, power in monomial if atom.number)
+    symbols = [(known_name(atom.name), power) for atom, power in monomial if not atom.number]
+    if not symbols or any(name is None or power.denominator != 1 for name, power in symbols):
+        return None
+    factors = tuple(sorted((str(name), power.numerator) for name, power in symbols))
+    return Quantity(Quotient(Sum({number: coefficient}), UNIT), Unit(factors))
 
 
 def _read_digits(text: str, budget: Budget, plus_minus: int, currency: str) -> Quantity | None:

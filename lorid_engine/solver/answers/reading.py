@@ -8,7 +8,7 @@ from lorid_engine.solver.answers.algebra import Algebra, Quotient
 from lorid_engine.solver.answers.bounds import MAX_DEPTH, MAX_STRUCTURED_CHARS, Budget, Refused
 from lorid_engine.solver.answers.forms import Choice, Equation, Form, Group, Inequality, Quantity, Text
 from lorid_engine.solver.answers.normalise import NEW_ROW, SET_CLOSE, SET_OPEN, text_key, unwrap
-from lorid_engine.solver.answers.parser import parse_expression
+from lorid_engine.solver.answers.parser import is_word, parse_expression
 from lorid_engine.solver.answers.quantities import read_quantity, read_words
 from lorid_engine.solver.answers.special import read_special
 from lorid_engine.solver.answers.split import (
@@ -24,15 +24,19 @@ from lorid_engine.solver.answers.split import (
 
 _MEMBER = re.compile(r"([A-Za-z](?:_\w)?|\\[a-z]+|\([a-z](?:, ?[a-z])+\)) ?\\in(?![A-Za-z]) ?")
 _CELL_END = re.compile("&")
-_CUP = re.compile(r"\\cup(?![A-Za-z])")
+_CUP = re.compile(r"\\cup(?![A-Za-z])|(?<=[)\]}\x04]) ?U ?(?=[(\[{\x03])")
 _MATRIX = re.compile(r"\\begin ?\{([pb]?matrix|array)\}(?:\{[clr|]*\})?(.*)\\end ?\{\1\}")
 _CHOICE = re.compile(r"\(([A-Za-z])\) (?=\S)|([A-H])[.):] (?=\S)")
-_LETTER = re.compile(r"\(? ?([A-Z]) ?\)|\[([A-Z])\]|([a-z])\)|([A-Z])[.:]")
-_LABEL_CALL = re.compile(r"[A-Za-z](?:\^\{?-1\}?)?'?\([^()]{1,20}\)|\\angle ?[A-Za-z]{1,3}|[A-Z]{2,3}")
+_LETTER = re.compile(r"\(? ?([A-Z]) ?\)|\[([A-Z])\]|\(?([a-z])\)|([A-Z])[.:]")
+_OPTIONS = frozenset("ABCDEFGH")
+_BUILDER = re.compile(r"[{\x03] ?[A-Za-z] ?(?:\\in ?\\mathbb ?\{R\} ?)?[|:] ?(.+)[}\x04]")
+_LABELLED = re.compile(r"([A-Z][a-z]{2,20}(?: [A-Za-z]{1,20}){0,4}): (\S.*)")
+_SPOKEN_MIXED = re.compile(r"[0-9]+ and [0-9]+/[0-9]+ ?[A-Za-z]")
+_LABEL_CALL = re.compile(r"[A-Za-z](?:\^\{?-1\}?)?'?\([^()]{1,20}\)|m? ?\\angle ?[A-Za-z]{1,3}|[A-Z]{2,3}")
 EMPTY_SETS = ("\\emptyset", SET_OPEN + SET_CLOSE, SET_OPEN + " " + SET_CLOSE, "{}", "{ }")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 _WORDS_ONLY = re.compile(r"[^\W\d_]+(?:[ '\-][^\W\d_]+)*")
-_SYMBOL_WORDS = re.compile(r"[xyz]+|[A-Za-z]|pi|sqrt|inf|infinity|sin|cos|tan|ln|log|exp")
+_SYMBOL_WORDS = re.compile(r"[xyz]+|[abc]{3}|[A-Za-z]|pi|sqrt|inf|infinity|sin|cos|tan|ln|log|exp")
 
 
 def read(text: str, budget: Budget, depth: int = 0) -> Form:
@@ -55,6 +59,8 @@ def read(text: str, budget: Budget, depth: int = 0) -> Form:
     letter = _LETTER.fullmatch(text)
     if letter:
         text = next(group for group in letter.groups() if group)
+        if text.upper() in _OPTIONS:
+            return Choice(text.upper(), None)
     for reader in (_read_sure, _read_list, _read_union, _read_relation, _read_bracketed):
         try:
             form = reader(text, budget, depth)
@@ -83,6 +89,13 @@ def _read_sure(text: str, budget: Budget, depth: int) -> Form | None:
     matrix = _MATRIX.fullmatch(text)
     if matrix:
         return _read_matrix(matrix[2], budget, depth)
+    builder = _BUILDER.fullmatch(text)
+    if builder:
+        form = read(builder[1], budget, depth + 1)
+        return form if isinstance(form, Group) and form.kind in ("bracketed", "union", "set") else None
+    labelled = _LABELLED.fullmatch(text)
+    if labelled:
+        return Equation(Text(text_key(labelled[1])), read(labelled[2], budget, depth + 1))
     return read_special(text, budget)
 
 
@@ -95,17 +108,34 @@ def _read_matrix(body: str, budget: Budget, depth: int) -> Form | None:
 
 
 def _read_list(text: str, budget: Budget, depth: int) -> Form | None:
-    quantity = read_quantity(text, budget) if " and " in text else None
+    spoken = text.replace(" and ", " ", 1) if _SPOKEN_MIXED.match(text) else text
+    quantity = read_quantity(spoken, budget) if " and " in text else None
     if quantity is not None:
-        return quantity  # one hundred and five
+        return quantity  # one hundred and five, 2 and 1/2 cups
     split = split_list(text)
     if split is None:
         return None
     kind, parts = split
-    items = tuple(read(unwrap(part), budget, depth + 1) for part in parts)
+    items, both_signs = _read_items([unwrap(part) for part in parts], budget, depth)
+    if both_signs:
+        kind = "set"
     if len(items) > 1 and all(isinstance(item, Equation) for item in items):
         kind = "set"  # x = 1, y = 2
     return Group(kind, items)
+
+
+def _read_items(parts: list[str], budget: Budget, depth: int) -> tuple[tuple[Form, ...], bool]:
+    """The items, and whether one of them had a plus-minus sign and so is two."""
+    items: list[Form] = []
+    both_signs = False
+    for part in parts:
+        item = read(part, budget, depth + 1)
+        if isinstance(item, Group) and item.kind == "set" and _PLUS_MINUS.search(part) and part[0] not in OPENERS:
+            items.extend(item.items)
+            both_signs = True
+        else:
+            items.append(item)
+    return tuple(items), both_signs
 
 
 def _read_union(text: str, budget: Budget, depth: int) -> Form | None:
@@ -126,10 +156,12 @@ def _read_bracketed(text: str, budget: Budget, depth: int) -> Form | None:
     if len(parts) == 1 and not is_set:
         if brackets in ("()", "{}") and parts[0][:1] in OPENERS:
             return read(inner, budget, depth + 1)
+        if brackets in ("()", "[]") and _MATRIX.fullmatch(inner):
+            return read(inner, budget, depth + 1)
         return None
-    items = tuple(read(part, budget, depth + 1) for part in parts)
     if is_set:
-        return Group("set", items)
+        return Group("set", _read_items(parts, budget, depth)[0])
+    items = tuple(read(part, budget, depth + 1) for part in parts)
     if brackets == "[]" and all(isinstance(item, Group) and item.brackets == "[]" for item in items):
         return Group("matrix", tuple(Group("list", item.items) for item in items if isinstance(item, Group)))
     return Group("bracketed", items, brackets)
@@ -218,7 +250,7 @@ def _read_side(text: str, budget: Budget, depth: int) -> Form:
 def _read_value(text: str, budget: Budget) -> Form | None:
     """A quantity or an expression; two of them for a plus-minus sign."""
     try:
-        if _WORDS_ONLY.fullmatch(text) and not all(map(_SYMBOL_WORDS.fullmatch, re.split(r"[ '\-]", text))):
+        if _WORDS_ONLY.fullmatch(text) and not all(map(_is_symbols, re.split(r"[ '\-]", text))):
             return read_words(text)  # words, not products of symbols
         if _PLUS_MINUS.search(text):
             both = [read_quantity(text, budget, sign) for sign in (1, -1)]
@@ -228,3 +260,8 @@ def _read_value(text: str, budget: Budget) -> Form | None:
         if budget.units < 0:
             raise
         return None
+
+
+def _is_symbols(word: str) -> bool:
+    """Whether word is a product of symbols, such as ab, or the name of a constant or function."""
+    return bool(_SYMBOL_WORDS.fullmatch(word)) or (len(word) == 2 and word.islower() and not is_word(word))

@@ -12,6 +12,7 @@ OPENERS = "([{⟨" + SET_OPEN
 CLOSERS = ")]}⟩" + SET_CLOSE
 _THOUSANDS = re.compile(r"(?<![0-9.,\w])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9]|,[0-9])")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,/\w^])([1-9][0-9]{0,2}(?: [0-9]{3})+)(?![0-9/]| [0-9]| ?/)")
+_MARKED_THOUSANDS = re.compile(r"(?<![0-9.,'\w])[1-9][0-9]{0,2}(?:(?:'[0-9]{3})+|(?:_[0-9]{3})+)(?!['_]?[0-9])")
 _CONNECTIVE = re.compile(r",? (and|or) | ?(\\vee|\\lor|\\wedge)(?![A-Za-z]) ?")
 _RELATION = re.compile(r"<=|>=|[<>=:]|\\ne(?![A-Za-z])|\\approx(?![A-Za-z])")
 
@@ -91,11 +92,11 @@ def split_relations(text: str) -> tuple[list[str], list[str]]:
 
 
 def join_thousands(text: str) -> str:
-    """Remove the commas of 1,234 and the spaces of 1 234.
+    """Remove the commas of 1,234, the spaces of 1 234 and the marks of 1'234 and 1_234.
 
     Within brackets a comma separates items, unless the items are separated by ", " or a group starts with 0, as in (1,000).
     """
-    if "," not in text and " " not in text:
+    if not any(separator in text for separator in ", '_"):
         return text
     bracketed = text[:1] in OPENERS or any(opener in text for opener in OPENERS)
 
@@ -108,5 +109,6 @@ def join_thousands(text: str) -> str:
                 return match[1]
         return "".join(groups)
 
+    text = _MARKED_THOUSANDS.sub(lambda match: re.sub("['_]", "", match[0]), text)
     text = _THOUSANDS.sub(join, text)
     return _SPACED_THOUSANDS.sub(lambda match: match[1].replace(" ", ""), text)

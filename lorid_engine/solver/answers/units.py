@@ -29,6 +29,11 @@ _FILLER_WORDS = (
     "total altogether left remaining more now overall the each approximately full whole extra additional only"
 )
 _FILLERS = frozenset(_FILLER_WORDS.split())
+_FOLLOWING_WORDS = (
+    "old tall long wide high deep thick away ago apart ahead behind early late later earlier older younger taller shorter "
+    "longer wider higher deeper"
+)
+_FOLLOWING = frozenset(_FOLLOWING_WORDS.split())  # 5 years old: what is counted is years
 _REJECTED_WORDS = (
     "than minus plus less fewer greater over divided by not to mod base and or if is are was were when import print "
     "negative equals from between until out at"
@@ -143,6 +148,8 @@ def _name_words(words: list[tuple[str, int]]) -> tuple[dict[str, int], set[str]]
         if country is None:
             return None
     head = head_end - 1
+    while head > 0 and words[head][0].lower() in _FOLLOWING:
+        head -= 1
     if names[head] == "dollar" and head and words[head - 1][0].lower() in _COUNTRIES:
         return {_COUNTRIES[words[head - 1][0].lower()]: words[head][1]}, set()
     if all(known_name(word) for word, _ in words):
