@@ -195,7 +195,7 @@ class Algebra:
         )
 
     def _add(self, left: Sum, right: Sum) -> Sum:
-        self.budget.spend(len(right.terms) + len(left.terms) // 8)
+        self.budget.spend(2 * len(right.terms) + len(left.terms) // 8)
         terms = dict(left.terms)
         for monomial, coefficient in right.terms.items():
             total = terms.get(monomial, 0) + coefficient
@@ -215,7 +215,7 @@ class Algebra:
         terms: dict[Monomial, Fraction] = {}
         for left_monomial, left_coefficient in left.terms.items():
             for right_monomial, right_coefficient in right.terms.items():
-                self.budget.spend(1)
+                self.budget.spend(3 + (len(left_monomial) + len(right_monomial)) // 2)
                 coefficient, monomial, bases = _join(left_monomial, right_monomial)
                 coefficient *= left_coefficient * right_coefficient
                 self._check(coefficient)

@@ -4,20 +4,35 @@ from __future__ import annotations
 
 import re
 
-_BOXED_WINDOW = 50_000  # characters at the end of a text in which a \boxed is looked for
+_BOXED_WINDOW = 50_000  # characters on either side of the last \boxed in which it ends, or an earlier one stands
 _MAX_SENTENCE = 400
 _BRACE = re.compile(r"\\boxed\s{0,3}\{|\\fbox\s{0,3}\{|\\.|[{}]", re.DOTALL)
-_BARE_BOXED = re.compile(r"\\boxed ?([0-9A-Za-z])")
-_STATED = re.compile(r"answer(?:\s{1,3}is\b|\s{0,3}:|\*\*:|:\*\*)[ \t]{0,10}:?", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!](?=\s|$)|;\s|\n|<\||####")
-_ABBREVIATION = re.compile(r"(?:\b[ap]\.m|\b(?:lbs?|oz|ft|hrs?|mins?|sec|approx|no|vs|etc))$", re.IGNORECASE)
+_BARE_BOXED = re.compile(r"\\boxed ?(-?[0-9]{1,100}(?:[.,][0-9]{1,100}){0,9}|[A-Za-z])")
+_STATED = re.compile(r"answer(?:s?\s{1,3}(?:is|are)\b|\s{0,3}:|\*\*:|:\*\*)[ \t]{0,10}:?", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"[.!](?=\s|$)|;\s|\n|<\||</s>|####|,?\s(?:because|since|which)\s")
+_ABBREVIATION = re.compile(
+    r"(?:\b[ap]\.m|\b(?:lbs?|oz|ft|hrs?|mins?|sec|approx|no|vs|etc|dr|mrs?|ms|st))$", re.IGNORECASE
+)
+_BOLD = re.compile(r"\*\*([^*\n]{1,400})\*\*")
 _ADVERB = re.compile(r"(?:therefore|thus|simply|just|indeed|hence|then),? ", re.IGNORECASE)
 _NUMBER_CHARACTERS = re.compile(r"[0-9.,/ $€£%+\-−–]+")
 _NUMBER = re.compile(
-    r"(?:(?<![0-9)\]A-Za-z%./ ])|(?<=[^0-9)\]%] ))?(?P<sign>[-−] ?)?(?P<currency>[$€£] ?)?(?P<minus>[-−])?"
+    # A dash after a number, bracket or word is no sign, nor is one with a space behind it, except after "=" and "(".
+    r"(?P<sign>(?:(?<![0-9)\]}A-Za-z%./ ])|(?<=[^0-9)\]}%] ))[-−–](?! )|(?:(?<=[=(])|(?<== ))[-−–] )?"
+    r"(?:(?P<currency>[$€£] ?)(?P<minus>[-−–])?)?"
     r"(?P<number>[0-9]+ [0-9]+/[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?(?![0-9])"
-    r"|[0-9]+\.[0-9]+|\.[0-9]+|[0-9]+(?:/[0-9]+(?![0-9./]))?)(?P<percent> ?%)?"
+    r"|[0-9]+\.[0-9]+|(?<![0-9])\.[0-9]+|[0-9]+(?:/[0-9]+(?![0-9./]))?)(?P<percent> ?%)?"
 )
+# Numbers that end in the last digits of a text, but are more than those: fractions, roots and powers of ten.
+_NOTATION = re.compile(
+    r"(?<![0-9A-Za-z.,\\])[-−–]?(?:"
+    r"(?:[0-9]{1,50} ?)?\\[dtc]?frac ?(?:\{-?[0-9]{1,100}\}|[0-9]) ?(?:\{[0-9]{1,100}\}|[0-9])"
+    r"|[0-9]{0,50} ?\\sqrt ?(?:\{[0-9]{1,100}\}|[0-9])"
+    r"|[0-9]{1,100}(?:\.[0-9]{1,100})?"
+    r"(?:[eE][-+]?[0-9]{1,18}|(?: ?(?:[×x*]|\\times|\\cdot) ?)10 ?\^ ?(?:\{-?[0-9]{1,18}\}|-?[0-9]{1,18}))"
+    r")(?![0-9A-Za-z])"
+)
+_NOTATION_WINDOW = 400
 _DIGITS = re.compile(r"[0-9]+")
 _NUMBER_WINDOW = 2000  # characters in front of the last run of digits that can belong to the same number
 _NOTHING = ("", "None")
@@ -31,7 +46,7 @@ def extract(text: str, pattern: str | None = None) -> str | None:
 
     Args:
         text: what a model wrote; of any length.
-        pattern: a pack's regular expression, such as "#### (.+)"; its first group (or all of it) is the answer.
+        pattern: a pack's regular expression, such as "#### (.+)"; its first group that took part (or all of it) is the answer.
 
     Returns:
         The answer without spaces around it; None where there is none, or it is the word None.
@@ -54,13 +69,16 @@ def _by_pattern(text: str, pattern: str | None) -> str | None:
             last = match
     if last is None:
         return None
-    return (last[1] if last.re.groups else last[0]) or ""
+    if not last.re.groups:
+        return last[0]
+    return next((group for group in last.groups() if group is not None), "")  # one of several alternatives
 
 
 def _boxed(text: str) -> str | None:
-    if "\\boxed" not in text and "\\fbox" not in text:
+    last = max(text.rfind("\\boxed"), text.rfind("\\fbox"))
+    if last < 0:
         return None
-    text = text[-_BOXED_WINDOW:]
+    text = text[max(0, last - _BOXED_WINDOW) : last + _BOXED_WINDOW]
     opened: list[int] = []  # for each open brace, where the box's contents start, or -1
     start, end = -1, -1
     for token in _BRACE.finditer(text):
@@ -86,7 +104,7 @@ def _stated(text: str) -> str | None:
         pass
     if last is None:
         return None
-    sentence = text[last.end() : last.end() + _MAX_SENTENCE].lstrip(" \t*:\n")
+    sentence = _BOLD.sub(r"\1", text[last.end() : last.end() + _MAX_SENTENCE]).lstrip(" \t*:\n")
     end = len(sentence)
     for stop in _SENTENCE_END.finditer(sentence):
         if stop[0] != "." or not _ABBREVIATION.search(sentence[max(0, stop.start() - 8) : stop.start()]):
@@ -103,6 +121,10 @@ def _last_number(text: str) -> str | None:
     if digit is None:
         return None
     end = len(text) - digit.start()
+    window = text[max(0, end - _NOTATION_WINDOW) : end + 1]
+    for match in _NOTATION.finditer(window):
+        if match.end() >= len(window) - (len(text) > end):  # it reaches the last digit
+            return match[0].strip()
     around = _NUMBER_CHARACTERS.match(backwards, digit.start())
     start = len(text) - around.end() if around else end - 1
     digits = _DIGITS.match(backwards, digit.start())
@@ -116,6 +138,7 @@ def _last_number(text: str) -> str | None:
     if last is None:
         return region.strip()
     sign = last["sign"] or last["minus"] or ""
-    if last["sign"] and last.start() and region[last.start() - 1] not in " =(:,$":
-        sign = last["minus"] or ""  # 10-5: a difference
-    return f"{sign.strip()}{(last['currency'] or '').strip()}{last['number']}{(last['percent'] or '').strip()}"
+    currency = (last["currency"] or "").strip()
+    if currency == "$" and text.startswith("$", end):
+        currency = ""  # $42$ is mathematics
+    return f"{sign.strip()}{currency}{last['number']}{(last['percent'] or '').strip()}"

@@ -149,7 +149,7 @@ class _Parser:
 
     def power(self, depth: int) -> Quotient:
         """An atom with its powers and factorials."""
-        self.budget.spend(1)
+        self.budget.spend(2)
         value = self.atom(depth)
         if self.take("!"):
             value = self.factorial(value)

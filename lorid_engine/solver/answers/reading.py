@@ -50,7 +50,7 @@ def read(text: str, budget: Budget, depth: int = 0) -> Form:
     Raises:
         Refused: a limit was reached; the whole answer is then text.
     """
-    budget.spend(5)
+    budget.spend(5 + len(text) // 25)  # several readers look at every character
     if depth > MAX_DEPTH:
         raise Refused("nested too deeply")
     text = text.strip()
