@@ -10,7 +10,7 @@ MAX_BITS = 14000  # of a numerator or denominator: a little over MAX_DIGITS digi
 MAX_EXPONENT = 64  # of a sum of several terms
 MAX_ROOT = 12  # index of a root
 MAX_KEY_CHARS = 20_000  # of the name of what stands under a root or in a function; names nest
-WORK_PER_ANSWER = 1200  # about 10 us each
+WORK_PER_ANSWER = 1000  # about 10 us each; spent on reading either answer, and again on comparing
 
 
 class Refused(Exception):

@@ -158,8 +158,14 @@ def _same_group(a: Group, b: Group, algebra: Algebra) -> bool:
 
 def _same_members(a: Group, b: Group, algebra: Algebra) -> bool:
     """Each member of a is in b and the other way round."""
-    forward = all(any(same(x, y, algebra) for y in b.items) for x in a.items)
-    return forward and all(any(same(x, y, algebra) for x in a.items) for y in b.items)
+    missing = list(b.items)
+    for x in a.items:
+        found = next((i for i, y in enumerate(missing) if same(x, y, algebra)), None)
+        if found is not None:
+            del missing[found]
+        elif not any(same(x, y, algebra) for y in b.items):
+            return False
+    return all(any(same(x, y, algebra) for x in a.items) for y in missing)
 
 
 def _same_equation(a: Form, b: Form, algebra: Algebra) -> bool:

@@ -14,7 +14,6 @@ from lorid_engine.solver.answers.special import read_special
 from lorid_engine.solver.answers.split import (
     CLOSERS,
     OPENERS,
-    at_pattern,
     pieces,
     split_items,
     split_list,
@@ -50,7 +49,7 @@ def read(text: str, budget: Budget, depth: int = 0) -> Form:
     Raises:
         Refused: a limit was reached; the whole answer is then text.
     """
-    budget.spend(5 + len(text) // 25)  # several readers look at every character
+    budget.spend(5 + len(text) // 8)  # several readers look at every character
     if depth > MAX_DEPTH:
         raise Refused("nested too deeply")
     text = text.strip()
@@ -102,7 +101,7 @@ def _read_sure(text: str, budget: Budget, depth: int) -> Form | None:
 def _read_matrix(body: str, budget: Budget, depth: int) -> Form | None:
     rows = []
     for row in filter(str.strip, body.split(NEW_ROW)):
-        cells = pieces(row, split_outside(row, at_pattern(row, _CELL_END)))
+        cells = pieces(row, split_outside(row, _CELL_END))
         rows.append(Group("list", tuple(read(cell, budget, depth + 1) for cell in cells)))
     return Group("matrix", tuple(rows)) if rows else None
 
@@ -139,7 +138,7 @@ def _read_items(parts: list[str], budget: Budget, depth: int) -> tuple[tuple[For
 
 
 def _read_union(text: str, budget: Budget, depth: int) -> Form | None:
-    spans = split_outside(text, at_pattern(text, _CUP))
+    spans = split_outside(text, _CUP)
     if not spans:
         return None
     return Group("union", tuple(read(part, budget, depth + 1) for part in pieces(text, spans)))

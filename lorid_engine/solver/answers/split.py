@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from lorid_engine.solver.answers.bounds import MAX_ITEMS, Refused
 from lorid_engine.solver.answers.normalise import QUOTE_CLOSE, QUOTE_OPEN, SET_CLOSE, SET_OPEN
 
 OPENERS = "([{⟨" + SET_OPEN
 CLOSERS = ")]}⟩" + SET_CLOSE
+_ALL_OPENERS = OPENERS + QUOTE_OPEN
+_BRACKET = re.compile("[" + re.escape(_ALL_OPENERS + CLOSERS + QUOTE_CLOSE) + "]")
+_LIST_COMMA = re.compile("[,;]")
+_ITEM_COMMA = re.compile(",")
 _THOUSANDS = re.compile(r"(?<![0-9.,\w])([1-9][0-9]{0,2}(?:,[0-9]{3})+)(?![0-9]|,[0-9])")
 _SPACED_THOUSANDS = re.compile(r"(?<![0-9.,/\w^])([1-9][0-9]{0,2}(?: [0-9]{3})+)(?![0-9/]| [0-9]| ?/)")
 _MARKED_THOUSANDS = re.compile(r"(?<![0-9.,'\w])[1-9][0-9]{0,2}(?:(?:'[0-9]{3})+|(?:_[0-9]{3})+)(?!['_]?[0-9])")
@@ -17,31 +20,30 @@ _CONNECTIVE = re.compile(r",? (and|or) | ?(\\vee|\\lor|\\wedge)(?![A-Za-z]) ?")
 _RELATION = re.compile(r"<=|>=|[<>=:]|\\ne(?![A-Za-z])|\\approx(?![A-Za-z])")
 
 
-def split_outside(text: str, separator_at: Callable[[int], int]) -> list[tuple[int, int]]:
+def split_outside(text: str, separator: re.Pattern[str]) -> list[tuple[int, int]]:
     """Spans of separators outside brackets and quotes.
 
     Args:
         text: normalised text.
-        separator_at: length of the separator at a position, 0 where there is none.
+        separator: matches one separator, which contains no bracket.
 
     Raises:
-        Refused: the brackets do not match.
+        Refused: there are separators, and the brackets do not match.
     """
+    ends = {match.start(): match.end() for match in separator.finditer(text)}
+    if not ends:
+        return []
     spans = []
-    depth, position = 0, 0
-    while position < len(text):
-        character = text[position]
-        if character in OPENERS or character == QUOTE_OPEN:
-            depth += 1
-        elif character in CLOSERS or character == QUOTE_CLOSE:
-            depth -= 1
+    depth = 0
+    steps = {match.start(): 1 if match[0] in _ALL_OPENERS else -1 for match in _BRACKET.finditer(text)}
+    for position in sorted(steps.keys() | ends.keys()):
+        step = steps.get(position)
+        if step is not None:
+            depth += step
             if depth < 0:
                 raise Refused("closing bracket without an opening one")
-        elif depth == 0 and (length := separator_at(position)):
-            spans.append((position, position + length))
-            position += length
-            continue
-        position += 1
+        elif depth == 0:
+            spans.append((position, ends[position]))
     if depth:
         raise Refused("bracket not closed")
     return spans
@@ -61,16 +63,10 @@ def pieces(text: str, spans: list[tuple[int, int]]) -> list[str]:
     return parts
 
 
-def at_pattern(text: str, pattern: re.Pattern[str]) -> Callable[[int], int]:
-    """A separator_at for a pattern."""
-    starts = {match.start(): match.end() - match.start() for match in pattern.finditer(text)}
-    return lambda position: starts.get(position, 0)
-
-
 def split_list(text: str) -> tuple[str, list[str]] | None:
     """The kind ("list" or "set") and items of "1, 2", "1; 2", "1 and 2" or "1 or 2"; None where there is only one item."""
-    connectives = split_outside(text, at_pattern(text, _CONNECTIVE))
-    commas = split_outside(text, lambda position: int(text[position] in ",;"))
+    connectives = split_outside(text, _CONNECTIVE)
+    commas = split_outside(text, _LIST_COMMA)
     inside = [(start, end) for start, end in commas if not any(first <= start < last for first, last in connectives)]
     spans = sorted(connectives + inside)
     if not spans:
@@ -81,12 +77,12 @@ def split_list(text: str) -> tuple[str, list[str]] | None:
 
 def split_items(text: str) -> list[str]:
     """Items between commas; one item where there is no comma."""
-    return pieces(text, split_outside(text, lambda position: int(text[position] == ",")))
+    return pieces(text, split_outside(text, _ITEM_COMMA))
 
 
 def split_relations(text: str) -> tuple[list[str], list[str]]:
     """The sides of "a < x <= b" and the signs between them."""
-    spans = split_outside(text, at_pattern(text, _RELATION))
+    spans = split_outside(text, _RELATION)
     signs = ["=" if text[start:end] == "\\approx" else text[start:end] for start, end in spans]
     return pieces(text, spans), signs
 
