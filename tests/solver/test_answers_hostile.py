@@ -32,6 +32,13 @@ HOSTILE = {
     "powers of roots": "\\sqrt{(x+\\sqrt{(x+\\sqrt{(x+\\sqrt{x+1})^5+1})^5+1})^5+1}",
     "polynomial": "(x+y+z+w+1)^{64}",
     "product": "*".join(f"(x_{{{i}}}+1)" for i in range(90)),
+    "product of sums": "*".join(f"(a_{{{i}}}+b_{{{i}}})" for i in range(60)),
+    "large powers": "+".join(f"1e{3000 + i}" for i in range(100)),
+    "ones": "1+" * 499 + "1",
+    "bars": "|x|" * 300,
+    "slashes": "5 m" + "/m" * 400,
+    "overs": "{1\\over" * 120 + "1" + "}" * 120,
+    "builders": "{x|" * 300,
     "sum of roots": "\\frac{1}{" + "+".join(f"\\sqrt{{{i}}}" for i in range(2, 90)) + "}",
     "semiprime": "\\sqrt{" + "9" * 110 + "7}",
     "set of roots": "\\{" + ",".join(f"\\sqrt{{{i}}}" for i in range(300, 340)) + "\\}",
@@ -90,6 +97,11 @@ def test_long_numbers_compare_exactly() -> None:
     assert equivalent("1e6000", "1" + "0" * 6000)
     assert not equivalent(digits, digits[:-1] + "1")
     assert not equivalent(digits, "-" + digits)
+
+
+def test_long_lists_are_no_numbers() -> None:
+    assert not equivalent("1," * 600 + "1", "1" * 601)
+    assert equivalent("123," * 400 + "123", "123" * 401)
 
 
 def test_nothing_is_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from answer_table import pairs
 from lorid_engine.solver.answers import equivalent
 
 EQUAL = r"""
@@ -375,14 +376,7 @@ p - q | q - p
 """
 
 
-def _pairs(table: str) -> list[tuple[str, str]]:
-    lines = [line for line in table.strip().splitlines() if line]
-    pairs = [tuple(part.strip() for part in line.split(" | ")) for line in lines]
-    assert all(len(pair) == 2 for pair in pairs)
-    return pairs  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize(("a", "b"), _pairs(EQUAL))
+@pytest.mark.parametrize(("a", "b"), pairs(EQUAL))
 def test_same_answer(a: str, b: str) -> None:
     assert equivalent(a, b)
     assert equivalent(b, a)
@@ -390,11 +384,11 @@ def test_same_answer(a: str, b: str) -> None:
     assert equivalent(b, b)
 
 
-@pytest.mark.parametrize(("a", "b"), _pairs(DIFFERENT))
+@pytest.mark.parametrize(("a", "b"), pairs(DIFFERENT))
 def test_different_answer(a: str, b: str) -> None:
     assert not equivalent(a, b)
     assert not equivalent(b, a)
 
 
 def test_table_is_large() -> None:
-    assert len(_pairs(EQUAL)) + len(_pairs(DIFFERENT)) >= 200
+    assert len(pairs(EQUAL)) + len(pairs(DIFFERENT)) >= 200
