@@ -72,9 +72,9 @@ def test_is_quick_and_symmetric(name: str) -> None:
     for other in [*OTHERS, text + " ", text[:-1], text[1:]]:
         best = 1.0
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.process_time()
             result = equivalent(text, other)
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         assert best < SECONDS
         assert equivalent(other, text) == result
 
