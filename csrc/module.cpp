@@ -92,9 +92,9 @@ void LoraShrink(DType dtype, Address x, int64_t x_stride, int32_t in_features, A
   RunOne(phase, threads);
 }
 
-// With a weight: y (+)= W x + scale B shrunk; without (address 0) the adapters' share is added to y.
+// With a weight: y (+)= W x + bias + scale B shrunk; without (address 0) the adapters' share is added to y.
 void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, int32_t out_features, Address weight,
-                Address b_t, Address rank_offset, Address scale, Address shrunk, int64_t shrunk_stride,
+                Address bias, Address b_t, Address rank_offset, Address scale, Address shrunk, int64_t shrunk_stride,
                 const SegmentAddresses& plan, Address y, int64_t y_stride, bool add_to_y, int threads) {
   LoraTarget target = {};
   target.b_t = At<void>(b_t);
@@ -112,6 +112,7 @@ void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, i
   phase.tile.in_features = in_features;
   phase.tile.out_features = out_features;
   phase.tile.weight = At<void>(weight);
+  phase.tile.bias = At<const float>(bias);
   phase.tile.y = At<void>(y);
   phase.tile.y_stride = y_stride;
   phase.tile.add_to_y = add_to_y;
@@ -162,28 +163,26 @@ void Embed(DType dtype, Address weight, int32_t features, Address token_ids, int
   RunOne(phase, threads);
 }
 
-void Rope(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin, Address positions, Address cache_slot,
-          Address q_out, int64_t q_out_stride, Address k_pages, Address v_pages, int num_heads, int num_kv_heads,
-          int head_dim, int32_t rows, int threads) {
+void Rope(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin, Address q_norm, Address k_norm,
+          float norm_epsilon, Address positions, Address cache_slot, Address q_out, int64_t q_out_stride,
+          Address k_pages, Address v_pages, int num_heads, int num_kv_heads, int head_dim, int32_t rows, int threads) {
   LORID_CHECK(head_dim <= kMaxHeadDim, "head_dim must be at most ", kMaxHeadDim, "; got ", head_dim);
   RopePhase phase;
-  phase.tile = {dtype,
-                dtype,
-                At<void>(qkv),
-                qkv_stride,
-                At<const float>(cos),
-                At<const float>(sin),
-                nullptr,
-                nullptr,
-                At<void>(q_out),
-                q_out_stride,
-                At<void>(k_pages),
-                At<void>(v_pages),
-                num_heads,
-                num_kv_heads,
-                head_dim,
-                0,
-                0};
+  phase.tile.in_dtype = phase.tile.out_dtype = dtype;
+  phase.tile.qkv = At<void>(qkv);
+  phase.tile.qkv_stride = qkv_stride;
+  phase.tile.cos = At<const float>(cos);
+  phase.tile.sin = At<const float>(sin);
+  phase.tile.q_norm = At<const float>(q_norm);
+  phase.tile.k_norm = At<const float>(k_norm);
+  phase.tile.norm_epsilon = norm_epsilon;
+  phase.tile.q_out = At<void>(q_out);
+  phase.tile.q_out_stride = q_out_stride;
+  phase.tile.k_pages = At<void>(k_pages);
+  phase.tile.v_pages = At<void>(v_pages);
+  phase.tile.num_heads = num_heads;
+  phase.tile.num_kv_heads = num_kv_heads;
+  phase.tile.head_dim = head_dim;
   const auto* at_positions = At<const int32_t>(positions);
   const auto* at_slots = At<const int64_t>(cache_slot);
   phase.rows = &rows;
@@ -330,17 +329,17 @@ void BindOps(py::module_& m) {
   m.def("lora_shrink", &LoraShrink, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "a"_a,
         "rank_offset"_a, "plan"_a, "shrunk"_a, "shrunk_stride"_a, "threads"_a);
   m.def("lora_linear", &LoraLinear, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "out_features"_a,
-        "weight"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a, "y_stride"_a,
-        "add_to_y"_a, "threads"_a);
+        "weight"_a, "bias"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a,
+        "y_stride"_a, "add_to_y"_a, "threads"_a);
   m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a,
         "features"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,
         "y_stride"_a, "threads"_a);
   m.def("embed", &Embed, py::kw_only(), "dtype"_a, "weight"_a, "features"_a, "token_ids"_a, "rows"_a, "y"_a,
         "y_stride"_a, "threads"_a);
-  m.def("rope", &Rope, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a, "positions"_a,
-        "cache_slot"_a, "q_out"_a, "q_out_stride"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a, "num_kv_heads"_a,
-        "head_dim"_a, "rows"_a, "threads"_a);
+  m.def("rope", &Rope, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a, "q_norm"_a, "k_norm"_a,
+        "norm_epsilon"_a, "positions"_a, "cache_slot"_a, "q_out"_a, "q_out_stride"_a, "k_pages"_a, "v_pages"_a,
+        "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "rows"_a, "threads"_a);
   m.def("paged_attention", &PagedAttention, py::kw_only(), "dtype"_a, "q"_a, "q_stride"_a, "k_pages"_a, "v_pages"_a,
         "block_table"_a, "block_table_stride"_a, "query_offset"_a, "positions"_a, "num_sequences"_a, "out"_a,
         "out_stride"_a, "scale"_a, "window"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "threads"_a);
@@ -381,19 +380,21 @@ void BindProgram(py::module_& m) {
           py::kw_only(), "x"_a, "weight"_a, "epsilon"_a, "out"_a, "sampled"_a)
       .def(
           "linear",
-          [](Program& p, int x, Address weight, int32_t out_features, int out, bool add,
-             const std::vector<int>& targets,
-             bool sampled) { p.Linear(x, At<void>(weight), out_features, out, add, targets, sampled); },
-          py::kw_only(), "x"_a, "weight"_a, "out_features"_a, "out"_a, "add"_a, "targets"_a, "sampled"_a)
+          [](Program& p, int x, Address weight, Address bias, int32_t out_features, int out, bool add,
+             const std::vector<int>& targets, bool sampled) {
+            p.Linear(x, At<void>(weight), At<const float>(bias), out_features, out, add, targets, sampled);
+          },
+          py::kw_only(), "x"_a, "weight"_a, "bias"_a, "out_features"_a, "out"_a, "add"_a, "targets"_a, "sampled"_a)
       .def(
           "rope",
-          [](Program& p, int qkv, Address cos, Address sin, int q_out, Address k_pages, Address v_pages, int num_heads,
-             int num_kv_heads, int head_dim) {
-            p.Rope(qkv, At<const float>(cos), At<const float>(sin), q_out, At<void>(k_pages), At<void>(v_pages),
-                   num_heads, num_kv_heads, head_dim);
+          [](Program& p, int qkv, Address cos, Address sin, Address q_norm, Address k_norm, float norm_epsilon,
+             int q_out, Address k_pages, Address v_pages, int num_heads, int num_kv_heads, int head_dim) {
+            const RopeTables tables = {At<const float>(cos), At<const float>(sin), At<const float>(q_norm),
+                                       At<const float>(k_norm), norm_epsilon};
+            p.Rope(qkv, tables, q_out, At<void>(k_pages), At<void>(v_pages), num_heads, num_kv_heads, head_dim);
           },
-          py::kw_only(), "qkv"_a, "cos"_a, "sin"_a, "q_out"_a, "k_pages"_a, "v_pages"_a, "num_heads"_a,
-          "num_kv_heads"_a, "head_dim"_a)
+          py::kw_only(), "qkv"_a, "cos"_a, "sin"_a, "q_norm"_a, "k_norm"_a, "norm_epsilon"_a, "q_out"_a, "k_pages"_a,
+          "v_pages"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a)
       .def(
           "attention",
           [](Program& p, int q, int out, Address k_pages, Address v_pages, int num_heads, int num_kv_heads,

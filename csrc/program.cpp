@@ -109,7 +109,7 @@ void Program::RmsNorm(int in, const float* weight, float epsilon, int out, bool 
   phase.row_index = sampled ? &step_.sample_rows : nullptr;
 }
 
-void Program::Linear(int in, const void* weight, int32_t out_features, int out, bool add,
+void Program::Linear(int in, const void* weight, const float* bias, int32_t out_features, int out, bool add,
                      const std::vector<int>& targets, bool sampled) {
   Buffer& x = At(in, dtype_, 1);
   Buffer& y = At(out, DType::kF32, out_features);
@@ -138,6 +138,7 @@ void Program::Linear(int in, const void* weight, int32_t out_features, int out, 
   phase.tile.in_features = static_cast<int32_t>(x.width);
   phase.tile.out_features = out_features;
   phase.tile.weight = weight;
+  phase.tile.bias = bias;
   phase.tile.y = y.data.get();
   phase.tile.y_stride = y.width;
   phase.tile.add_to_y = add;
@@ -146,7 +147,7 @@ void Program::Linear(int in, const void* weight, int32_t out_features, int out, 
   phase.rows = sampled ? &step_.sample.rows : &step_.segments.rows;
 }
 
-void Program::Rope(int in, const float* cos, const float* sin, int q_out, void* k_pages, void* v_pages, int num_heads,
+void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, void* v_pages, int num_heads,
                    int num_kv_heads, int head_dim) {
   LORID_CHECK(head_dim > 0 && head_dim % 2 == 0 && head_dim <= kMaxHeadDim, "head_dim must be even and at most ",
               kMaxHeadDim, "; got ", head_dim);
@@ -156,8 +157,22 @@ void Program::Rope(int in, const float* cos, const float* sin, int q_out, void* 
   auto& phase = Add<RopePhase>();
   Buffer& x = At(in, DType::kF32, static_cast<int64_t>(num_heads + 2 * num_kv_heads) * head_dim);
   Buffer& q = At(q_out, dtype_, static_cast<int64_t>(num_heads) * head_dim);
-  phase.tile = {DType::kF32, dtype_,  x.data.get(), x.width,   cos,          sin,      nullptr, nullptr, q.data.get(),
-                q.width,     k_pages, v_pages,      num_heads, num_kv_heads, head_dim, 0,       0};
+  phase.tile.in_dtype = DType::kF32;
+  phase.tile.out_dtype = dtype_;
+  phase.tile.qkv = x.data.get();
+  phase.tile.qkv_stride = x.width;
+  phase.tile.cos = tables.cos;
+  phase.tile.sin = tables.sin;
+  phase.tile.q_norm = tables.q_norm;
+  phase.tile.k_norm = tables.k_norm;
+  phase.tile.norm_epsilon = tables.norm_epsilon;
+  phase.tile.q_out = q.data.get();
+  phase.tile.q_out_stride = q.width;
+  phase.tile.k_pages = k_pages;
+  phase.tile.v_pages = v_pages;
+  phase.tile.num_heads = num_heads;
+  phase.tile.num_kv_heads = num_kv_heads;
+  phase.tile.head_dim = head_dim;
   phase.rows = &step_.segments.rows;
   phase.positions = &step_.sequences.positions;
   phase.cache_slot = &cache_slot_data_;

@@ -32,6 +32,15 @@ struct BankTensors {
   int32_t max_rank = 0;
 };
 
+// What one layer's rotation reads; see RopeTile.
+struct RopeTables {
+  const float* cos = nullptr;
+  const float* sin = nullptr;
+  const float* q_norm = nullptr;
+  const float* k_norm = nullptr;
+  float norm_epsilon = 0;
+};
+
 class Program {
  public:
   struct Limits {
@@ -48,10 +57,10 @@ class Program {
 
   void Embed(const void* weight, int out);
   void RmsNorm(int in, const float* weight, float epsilon, int out, bool sampled);
-  void Linear(int in, const void* weight, int32_t out_features, int out, bool add, const std::vector<int>& targets,
-              bool sampled);
-  void Rope(int in, const float* cos, const float* sin, int q_out, void* k_pages, void* v_pages, int num_heads,
-            int num_kv_heads, int head_dim);
+  void Linear(int in, const void* weight, const float* bias, int32_t out_features, int out, bool add,
+              const std::vector<int>& targets, bool sampled);
+  void Rope(int in, const RopeTables& tables, int q_out, void* k_pages, void* v_pages, int num_heads, int num_kv_heads,
+            int head_dim);
   void Attention(int q, int out, const void* k_pages, const void* v_pages, int num_heads, int num_kv_heads,
                  int head_dim, int window);
   void SiluMul(int in, int out);

@@ -45,7 +45,8 @@ struct ShrinkTile {
   int32_t row_begin, row_end, rank_begin, rank_end;
 };
 
-// Columns [col_begin, col_end) (a multiple of 32 to the next, or to O) of y = W x + sum over targets of scale B shrunk.
+// Columns [col_begin, col_end) (a multiple of 32 to the next, or to O) of y = W x + bias + sum over targets of scale B
+// shrunk.
 struct LinearTile {
   DType dtype;      // of x, W, b_t
   DType out_dtype;  // of y
@@ -53,6 +54,7 @@ struct LinearTile {
   int64_t x_stride;
   int32_t in_features, out_features;
   const void* weight;  // packed; null for an expand alone
+  const float* bias;   // [O], or null
   void* y;             // [T, O]
   int64_t y_stride;
   bool add_to_y;
@@ -88,7 +90,8 @@ struct SiluMulTile {
   int32_t row_begin, row_end, col_begin, col_end;
 };
 
-// Rotates q and k (two halves of a head, as transformers does) and writes k and v into their pages.
+// Rotates q and k (two halves of a head, as transformers does), normalised first where there are weights for that, and
+// writes k and v into their pages.
 //   bf16 pages: k [C][G][D / 2][16][2], v [C][G][8][Dp][2]; fp32 pages: k [C][G][D][16], v [C][G][16][Dp]; Dp = D
 //   rounded up to 16
 struct RopeTile {
@@ -97,6 +100,9 @@ struct RopeTile {
   int64_t qkv_stride;
   const float* cos;  // [positions, D / 2]
   const float* sin;
+  const float* q_norm;  // [D] weight of each query head's RMS norm, or null
+  const float* k_norm;  // [D] likewise of each key head
+  float norm_epsilon;
   const int32_t* positions;   // [T]
   const int64_t* cache_slot;  // [T]: page * 16 + place in the page
   void* q_out;                // [T, H D]

@@ -1,5 +1,6 @@
-// lora_linear: y = W x + scale B (A x). The base product, then each adapter's expand into the same fp32 sums, then one
-// rounding. Rows of any mix of adapters share the loads of W; a run of rows with one slot shares those of its B.
+// lora_linear: y = W x + bias + scale B (A x). The base product and bias, then each adapter's expand into the same fp32
+// sums, then one rounding. Rows of any mix of adapters share the loads of W; a run of rows with one slot shares those
+// of its B.
 #ifndef LORID_OPS_LINEAR_INL_H_
 #define LORID_OPS_LINEAR_INL_H_
 
@@ -87,6 +88,17 @@ inline void ExpandAll(const LinearTile& tile, int row_begin, int row_end, int co
   }
 }
 
+// sum[m][c] += bias[c]; columns past the last are left alone.
+inline void AddBias(const float* bias, int64_t rows, int columns, float* sum) {
+  for (int c = 0; c < columns; c += kLanes) {
+    const Vec value = LoadAsN(bias + c, LanesLeft(columns - c));
+    for (int64_t m = 0; m < rows; m++) {
+      float* at = sum + m * kBlockCols + c;
+      Store(at, Add(Load(at), value));
+    }
+  }
+}
+
 template <typename Y>
 inline void StoreSums(const float* sum, int64_t rows, int columns, Y* y, int64_t y_stride, bool add_to_y) {
   for (int64_t m = 0; m < rows; m++, sum += kBlockCols, y += y_stride)
@@ -112,6 +124,7 @@ inline void LinearColumns(const LinearTile& tile, int col_begin, int columns, fl
     } else {
       for (int i = 0; i < rows * kBlockCols; i += kLanes) Store(sum + i, Zero());
     }
+    if (tile.bias != nullptr) AddBias(tile.bias + col_begin, rows, columns, sum);
     ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
     WithType(tile.out_dtype, [&](auto* type) {
       using Y = decltype(type);

@@ -67,6 +67,16 @@ inline void RotateHead(const X* x, const float* cos, const float* sin, int half,
   }
 }
 
+// Rotates one head into y, normalised first where it has a norm.
+template <typename X, typename Y>
+inline void NormRotateHead(const RopeTile& tile, const X* x, const float* norm, const float* cos, const float* sin,
+                           Y* y) {
+  if (norm == nullptr) return RotateHead(x, cos, sin, tile.head_dim / 2, y);
+  float normed[kMaxHeadDim];
+  NormRow(x, norm, tile.norm_epsilon, tile.head_dim, normed);
+  RotateHead(normed, cos, sin, tile.head_dim / 2, y);
+}
+
 // Element (head, place in the page, d) of a key page and of a value page; see RopeTile.
 template <typename Y>
 inline int64_t KeyIndex(int head, int head_dim, int place, int d) {
@@ -88,7 +98,7 @@ inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, co
   Y* v_page = static_cast<Y*>(tile.v_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * padded;
   Y row[kMaxHeadDim];
   for (int g = 0; g < tile.num_kv_heads; g++, key += head_dim, value += head_dim) {
-    RotateHead(key, cos, sin, head_dim / 2, row);
+    NormRotateHead(tile, key, tile.k_norm, cos, sin, row);
     for (int d = 0; d < head_dim; d++) k_page[KeyIndex<Y>(g, head_dim, place, d)] = row[d];
     for (int d = 0; d < head_dim; d += kLanes) {
       const int lanes = LanesLeft(head_dim - d);
@@ -109,7 +119,8 @@ void Rope(const RopeTile& tile) {
         const float* cos = tile.cos + static_cast<int64_t>(tile.positions[t]) * half;
         const float* sin = tile.sin + static_cast<int64_t>(tile.positions[t]) * half;
         Y* q = static_cast<Y*>(tile.q_out) + t * tile.q_out_stride;
-        for (int h = 0; h < tile.num_heads; h++) RotateHead(qkv + h * head_dim, cos, sin, half, q + h * head_dim);
+        for (int h = 0; h < tile.num_heads; h++)
+          NormRotateHead(tile, qkv + h * head_dim, tile.q_norm, cos, sin, q + h * head_dim);
         const X* key = qkv + tile.num_heads * head_dim;
         WriteKeyValue<X, Y>(tile, key, key + tile.num_kv_heads * head_dim, cos, sin, tile.cache_slot[t]);
       }

@@ -15,7 +15,7 @@ from lorid_engine.model.llama import forward, load_llama
 from lorid_engine.model.recorder import Recorder
 from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import AdapterBank, cpu
-from lorid_engine.ops.kv_pages import page_shapes
+from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes
 
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -57,6 +57,7 @@ class Runner:
         num_slots: int,
     ) -> None:
         weights = load_llama(Checkpoint(folder), config, dtype)
+        max_positions = min(config.max_positions, num_pages * PAGE_TOKENS)  # no sequence reaches past all pages
         extension = cpu.extension()
         self._threads, self._dtype, self._num_slots = threads, dtype, num_slots
         self._adapters: dict[int, LoraAdapter] = {}
@@ -67,11 +68,11 @@ class Runner:
                 max_rows=max_batch_tokens,
                 max_samples=max_samples,
                 vocabulary=config.vocab_size,
-                max_positions=config.max_positions,
+                max_positions=max_positions,
                 num_pages=num_pages,
                 num_slots=num_slots,
             )
-            self._recorder = Recorder(config, dtype, self._program, num_pages)
+            self._recorder = Recorder(config, dtype, self._program, num_pages, max_positions)
             self._logits = forward(self._recorder, weights)
         except (MemoryError, RuntimeError) as error:
             total = num_pages * page_bytes(config, dtype) / 2**30

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from lorid_engine.errors import CheckpointError
+from lorid_engine.model.families import family_of, has_bias, layer_windows, rotated_layers
+from lorid_engine.model.rotary import Rotary
 
-SUPPORTED = ("llama",)
+_MOST_LAYERS = 4096  # far above any model: a damaged config should not fill the memory
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -36,6 +38,13 @@ def read_json(path: Path) -> dict[str, Any]:
 class ModelConfig:
     """The shape of a Llama-family model.
 
+    Attributes:
+        max_positions: the longest context, in tokens.
+        windows: how many keys a row sees in each layer, its own included; 0 = all before it.
+        rotated: which layers have a rotary embedding.
+        qkv_bias, output_bias, mlp_bias: whether these projections have one.
+        head_norm: whether every query and key head has an RMS norm before it is rotated.
+
     Raises:
         CheckpointError: numbers that fit no such model.
     """
@@ -49,10 +58,16 @@ class ModelConfig:
     intermediate_size: int
     vocab_size: int
     rms_norm_eps: float
-    rope_theta: float
+    rotary: Rotary
     max_positions: int
     tie_word_embeddings: bool
     eos_token_ids: tuple[int, ...]
+    windows: tuple[int, ...]
+    rotated: tuple[bool, ...]
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    head_norm: bool
 
     def __post_init__(self) -> None:
         sizes = (
@@ -86,50 +101,41 @@ class ModelConfig:
         """
         folder = Path(folder)
         raw = read_json(folder / "config.json")
-        model_type = raw.get("model_type")
-        if model_type not in SUPPORTED:
-            raise CheckpointError(
-                f"{folder}: model_type {model_type!r} is not supported; supported: {', '.join(SUPPORTED)}"
-            )
-        for flag in ("attention_bias", "mlp_bias"):
-            if raw.get(flag):
-                raise CheckpointError(f"{folder}: {flag} is not supported")
+        family = family_of(folder, raw)
         if raw.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported; supported: silu")
         try:
+            num_layers = raw["num_hidden_layers"]
+            if not isinstance(num_layers, int) or not 0 < num_layers <= _MOST_LAYERS:
+                raise CheckpointError(
+                    f"config.json: num_hidden_layers must be a whole number from 1 to {_MOST_LAYERS}; got {num_layers!r}"
+                )
+            rotary = Rotary.from_config(folder, raw, family.theta)
             return cls(
-                model_type=model_type,
+                model_type=raw["model_type"],
                 hidden_size=raw["hidden_size"],
-                num_layers=raw["num_hidden_layers"],
+                num_layers=num_layers,
                 num_heads=raw["num_attention_heads"],
                 num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-                head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+                head_dim=raw.get("head_dim") or family.head_dim or raw["hidden_size"] // raw["num_attention_heads"],
                 intermediate_size=raw["intermediate_size"],
                 vocab_size=raw["vocab_size"],
                 rms_norm_eps=float(raw["rms_norm_eps"]),
-                rope_theta=_rope_theta(folder, raw),
-                max_positions=raw["max_position_embeddings"],
-                tie_word_embeddings=bool(raw.get("tie_word_embeddings", False)),
+                rotary=rotary,
+                max_positions=rotary.stretched(raw["max_position_embeddings"]),
+                tie_word_embeddings=bool(raw.get("tie_word_embeddings", family.ties)),
                 eos_token_ids=_eos_token_ids(folder, raw),
+                windows=layer_windows(folder, raw, family, num_layers),
+                rotated=rotated_layers(folder, raw, family, num_layers),
+                qkv_bias=has_bias(raw, family.qkv_bias),
+                output_bias=has_bias(raw, family.output_bias),
+                mlp_bias=has_bias(raw, family.mlp_bias),
+                head_norm=family.head_norm,
             )
         except KeyError as error:
             raise CheckpointError(f"{folder / 'config.json'} has no {error.args[0]}") from None
         except (TypeError, ValueError, ZeroDivisionError) as error:
             raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
-
-
-def _rope_theta(folder: Path, raw: dict[str, Any]) -> float:
-    """theta, from transformers 5's rope_parameters or the older top-level keys; only the default kind of rotation."""
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"{folder}: the rope parameters must be a JSON object; got {rope!r}")
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    if kind != "default":
-        raise CheckpointError(f"{folder}: rope type {kind!r} is not supported; supported: default")
-    theta = rope.get("rope_theta") or raw.get("rope_theta") or 10000.0
-    if not isinstance(theta, int | float) or not 0 < theta < math.inf:
-        raise CheckpointError(f"{folder}: rope_theta must be a positive number; got {theta!r}")
-    return float(theta)
 
 
 def _eos_token_ids(folder: Path, raw: dict[str, Any]) -> tuple[int, ...]:

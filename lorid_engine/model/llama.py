@@ -33,10 +33,12 @@ class FusedLinear:
 
 @dataclass(frozen=True)
 class LayerWeights:
-    """One transformer layer; the norms are float32 [E]."""
+    """One transformer layer; the norms are float32 [E], those of heads [D] where the family has them."""
 
     input_norm: torch.Tensor
     qkv: FusedLinear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
     output: FusedLinear
     feed_forward_norm: torch.Tensor
     gate_up: FusedLinear
@@ -71,8 +73,10 @@ class ForwardOps(Protocol, Generic[Activations]):
     def lora_linear_add(self, x: Activations, linear: FusedLinear, residual: Activations) -> Activations:
         """residual + W x and the adapters' shares, in the residual's place."""
 
-    def rope(self, qkv: Activations, layer: int) -> Activations:
-        """Rotated queries [T, H D]; keys and values go to the layer's pages."""
+    def rope(
+        self, qkv: Activations, layer: int, q_norm: torch.Tensor | None, k_norm: torch.Tensor | None
+    ) -> Activations:
+        """Rotated queries [T, H D], heads normalised first where there are norms; keys and values go to the layer's pages."""
 
     def paged_attention(self, q: Activations, layer: int) -> Activations:
         """Attention of every row over its sequence, [T, H D]."""
@@ -86,19 +90,12 @@ def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:
     hidden = ops.embed(weights.embedding)
     for index, layer in enumerate(weights.layers):
         qkv = ops.lora_linear(ops.rms_norm(hidden, layer.input_norm), layer.qkv)
-        attended = ops.paged_attention(ops.rope(qkv, index), index)
+        q = ops.rope(qkv, index, layer.q_norm, layer.k_norm)
+        attended = ops.paged_attention(q, index)
         hidden = ops.lora_linear_add(attended, layer.output, hidden)
         gate_up = ops.lora_linear(ops.rms_norm(hidden, layer.feed_forward_norm), layer.gate_up)
         hidden = ops.lora_linear_add(ops.silu_mul(gate_up), layer.down, hidden)
     return ops.lora_linear(ops.rms_norm_sampled(hidden, weights.norm), weights.head)
-
-
-def rotary_tables(config: ModelConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin [max_positions, D / 2] float32, rounded where transformers rounds."""
-    exponent = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float() / config.head_dim
-    inverse_frequency = 1.0 / (config.rope_theta**exponent)
-    angle = torch.arange(config.max_positions).float().unsqueeze(1) * inverse_frequency
-    return angle.cos().contiguous(), angle.sin().contiguous()
 
 
 class _Reader:
@@ -107,35 +104,45 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> None:
         self._checkpoint, self._config, self._dtype = checkpoint, config, dtype
 
-    def norm(self, name: str) -> torch.Tensor:
-        return self._checkpoint.tensor(f"{name}.weight", (self._config.hidden_size,)).float().contiguous()
+    def norm(self, name: str, width: int) -> torch.Tensor:
+        return self._checkpoint.tensor(f"{name}.weight", (width,)).float().contiguous()
 
     def table(self, name: str) -> PackedLinear:
         shape = (self._config.vocab_size, self._config.hidden_size)
         return pack_linear(self._checkpoint.tensor(name, shape).to(self._dtype))
 
-    def linear(self, prefix: str, parts: dict[str, int], in_features: int) -> FusedLinear:
+    def linear(self, prefix: str, parts: dict[str, int], in_features: int, has_bias: bool) -> FusedLinear:
         """parts: module name to out_features, in the order of their columns."""
-        targets, pieces, column = [], [], 0
+        targets, pieces, biases, column = [], [], [], 0
         for name, out_features in parts.items():
             weight = self._checkpoint.tensor(f"model.{prefix}.{name}.weight", (out_features, in_features))
             pieces.append(weight.to(self._dtype))
+            if has_bias:
+                biases.append(self._checkpoint.tensor(f"model.{prefix}.{name}.bias", (out_features,)).float())
             targets.append(Target(f"{prefix}.{name}", column, column + out_features))
             column += out_features
-        return FusedLinear(pack_linear(torch.cat(pieces)), tuple(targets))
+        bias = torch.cat(biases) if has_bias else None
+        return FusedLinear(pack_linear(torch.cat(pieces), bias), tuple(targets))
 
     def layer(self, index: int) -> LayerWeights:
         config, prefix = self._config, f"layers.{index}"
         heads, kv = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
         attention = {"self_attn.q_proj": heads, "self_attn.k_proj": kv, "self_attn.v_proj": kv}
-        feed_forward = {"mlp.gate_proj": config.intermediate_size, "mlp.up_proj": config.intermediate_size}
+        hidden, wide = config.hidden_size, config.intermediate_size
+        feed_forward = {"mlp.gate_proj": wide, "mlp.up_proj": wide}
+        q_norm, k_norm = (
+            self.norm(f"model.{prefix}.self_attn.{name}", config.head_dim) if config.head_norm else None
+            for name in ("q_norm", "k_norm")
+        )
         return LayerWeights(
-            input_norm=self.norm(f"model.{prefix}.input_layernorm"),
-            qkv=self.linear(prefix, attention, config.hidden_size),
-            output=self.linear(prefix, {"self_attn.o_proj": config.hidden_size}, heads),
-            feed_forward_norm=self.norm(f"model.{prefix}.post_attention_layernorm"),
-            gate_up=self.linear(prefix, feed_forward, config.hidden_size),
-            down=self.linear(prefix, {"mlp.down_proj": config.hidden_size}, config.intermediate_size),
+            input_norm=self.norm(f"model.{prefix}.input_layernorm", hidden),
+            qkv=self.linear(prefix, attention, hidden, config.qkv_bias),
+            q_norm=q_norm,
+            k_norm=k_norm,
+            output=self.linear(prefix, {"self_attn.o_proj": hidden}, heads, config.output_bias),
+            feed_forward_norm=self.norm(f"model.{prefix}.post_attention_layernorm", hidden),
+            gate_up=self.linear(prefix, feed_forward, hidden, config.mlp_bias),
+            down=self.linear(prefix, {"mlp.down_proj": hidden}, wide, config.mlp_bias),
         )
 
 
@@ -150,6 +157,6 @@ def load_llama(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) 
     return LlamaWeights(
         embedding=embedding,
         layers=tuple(reader.layer(index) for index in range(config.num_layers)),
-        norm=reader.norm("model.norm"),
+        norm=reader.norm("model.norm", config.hidden_size),
         head=FusedLinear(embedding if config.tie_word_embeddings else reader.table("lm_head.weight")),
     )

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.llama import FusedLinear, Target, rotary_tables
+from lorid_engine.model.llama import FusedLinear, Target
 from lorid_engine.ops import PackedLinear, cpu
 from lorid_engine.ops.kv_pages import page_shapes
 
@@ -27,6 +27,7 @@ class Recorder:
 
     Attributes:
         program: the C++ program that is recorded into.
+        max_positions: positions that a step can have.
         targets: number of every adaptable module in the program, by the module's name.
         kv_pages: key and value pages of each layer.
     """
@@ -35,13 +36,16 @@ class Recorder:
     dtype: torch.dtype
     program: Any
     num_pages: int
+    max_positions: int
     targets: dict[str, tuple[int, Target, int]] = field(default_factory=dict)
     kv_pages: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _buffers: dict[tuple[str, int], Buffer] = field(default_factory=dict)
     _kept: list[torch.Tensor] = field(default_factory=list)  # the program holds addresses only
 
     def __post_init__(self) -> None:
-        self._cos, self._sin = rotary_tables(self.config)
+        cos, sin = self.config.rotary.tables(self.config.head_dim, self.max_positions)
+        self._tables = cos, sin
+        self._no_turn = self._tables if all(self.config.rotated) else (torch.ones_like(cos), torch.zeros_like(sin))
 
     def _buffer(self, kind: str, width: int, *, wide: bool, sampled: bool = False) -> Buffer:
         """One buffer per use and width: float32 where wide, else in the model's dtype."""
@@ -52,7 +56,9 @@ class Recorder:
             self._buffers[key] = Buffer(self.program.add_buffer(width=width, dtype=dtype, sampled=sampled), sampled)
         return self._buffers[key]
 
-    def _address(self, tensor: torch.Tensor) -> int:
+    def _address(self, tensor: torch.Tensor | None) -> int:
+        if tensor is None:
+            return 0
         self._kept.append(tensor)
         return tensor.data_ptr()
 
@@ -91,6 +97,7 @@ class Recorder:
         self.program.linear(
             x=x.index,
             weight=self._address(linear.weight.data),
+            bias=self._address(linear.weight.bias),
             out_features=linear.weight.out_features,
             out=out.index,
             add=add,
@@ -99,8 +106,9 @@ class Recorder:
         )
         return out
 
-    def rope(self, qkv: Buffer, layer: int) -> Buffer:
+    def rope(self, qkv: Buffer, layer: int, q_norm: torch.Tensor | None, k_norm: torch.Tensor | None) -> Buffer:
         config = self.config
+        cos, sin = self._tables if config.rotated[layer] else self._no_turn
         shapes = page_shapes(config.num_kv_heads, config.head_dim, self.dtype)
         k_pages, v_pages = (torch.empty(self.num_pages, *shape, dtype=self.dtype) for shape in shapes)
         assert layer == len(self.kv_pages)
@@ -108,8 +116,11 @@ class Recorder:
         out = self._buffer("q", config.num_heads * config.head_dim, wide=False)
         self.program.rope(
             qkv=qkv.index,
-            cos=self._address(self._cos),
-            sin=self._address(self._sin),
+            cos=self._address(cos),
+            sin=self._address(sin),
+            q_norm=self._address(q_norm),
+            k_norm=self._address(k_norm),
+            norm_epsilon=config.rms_norm_eps,
             q_out=out.index,
             k_pages=k_pages.data_ptr(),
             v_pages=v_pages.data_ptr(),
@@ -131,7 +142,7 @@ class Recorder:
             num_heads=config.num_heads,
             num_kv_heads=config.num_kv_heads,
             head_dim=config.head_dim,
-            window=0,
+            window=config.windows[layer],
         )
         return out
 

@@ -72,6 +72,7 @@ def _cpu(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
         in_features=0,
         out_features=y.shape[1],
         weight=0,
+        bias=0,
         b_t=b_t.data_ptr(),
         rank_offset=rank_offset.data_ptr(),
         scale=scale.data_ptr(),

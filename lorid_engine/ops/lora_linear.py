@@ -22,7 +22,7 @@ from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
 from lorid_engine.ops.segment_plan import SegmentPlan
 
 
-def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot) -> None:
+def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None) -> None:
     expect_shape("x", x, None, None)
     expect_floating("x", x)
     expect_rows("x", x)
@@ -39,6 +39,11 @@ def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_of
         expect_dtype(name, tensor, x.dtype)
         expect_contiguous(name, tensor)
     expect_contiguous("scale", scale)
+    if bias is not None:
+        expect_shape("bias", bias, out_features)
+        expect_dtype("bias", bias, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        expect_contiguous("bias", bias)
+        expect_device(x, bias=bias)
     expect_device(
         x,
         weight=weight,
@@ -53,7 +58,9 @@ def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_of
     check_plan(x.shape[0], rank_offset.numel() - 1, seg_offset, seg_slot)
 
 
-def _fake(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot) -> torch.Tensor:
+def _fake(
+    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None
+) -> torch.Tensor:
     return x.new_empty(x.shape[0], out_features)
 
 
@@ -69,9 +76,12 @@ def _lora_linear(
     max_rank: int,
     seg_offset: torch.Tensor,
     seg_slot: torch.Tensor,
+    bias: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """lora_linear over a packed weight's, a bank's and a plan's tensors."""
     y = x.double() @ unpack(weight, out_features, x.shape[1]).double().t()
+    if bias is not None:
+        y += bias.double()
     for s, slot in enumerate(seg_slot.tolist()):
         begin, end = int(seg_offset[s]), int(seg_offset[s + 1])
         if slot >= 0 and begin < end:
@@ -88,7 +98,9 @@ def _why_not(x, weight, out_features, a, *_) -> str | None:
 
 
 @_lora_linear.backend("cpu", why_not=_why_not)
-def _cpu(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot) -> torch.Tensor:
+def _cpu(
+    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None
+) -> torch.Tensor:
     y = x.new_empty(x.shape[0], out_features)
     shrunk = x.new_empty(x.shape[0], max_rank, dtype=torch.float32)
     plan = cpu.segments(x.shape[0], seg_offset, seg_slot)
@@ -106,6 +118,7 @@ def _cpu(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offs
     cpu.extension().lora_shrink(a=a.data_ptr(), **shared)
     cpu.extension().lora_linear(
         weight=weight.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
         out_features=out_features,
         b_t=b_t.data_ptr(),
         scale=scale.data_ptr(),
@@ -120,12 +133,12 @@ def _cpu(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offs
 def lora_linear(x: torch.Tensor, weight: PackedLinear, bank: AdapterBank, plan: SegmentPlan) -> torch.Tensor:
     """A linear layer with each row's own adapter (Hu et al., LoRA, arXiv 2106.09685), rounded once.
 
-        y[t] = W x[t] + scale_n B_n (A_n x[t])    with n the slot of row t
-        y[t] = W x[t], bit for bit                where n is -1
+        y[t] = W x[t] + bias + scale_n B_n (A_n x[t])    with n the slot of row t
+        y[t] = W x[t] + bias, bit for bit                where n is -1
 
     Args:
         x: [T, I] activations; rows may be strided, the last dimension is contiguous.
-        weight: W [O, I] from pack_linear, in x's dtype.
+        weight: W [O, I] and perhaps a bias from pack_linear, in x's dtype.
         bank: N slots for this layer, in x's dtype.
         plan: segments that cover the T rows.
 
@@ -148,4 +161,5 @@ def lora_linear(x: torch.Tensor, weight: PackedLinear, bank: AdapterBank, plan: 
         bank.max_rank,
         plan.seg_offset,
         plan.seg_slot,
+        weight.bias,
     )

@@ -22,11 +22,13 @@ class PackedLinear:
             plain [O, I] where no backend has a layout of its own.
         out_features: O.
         in_features: I.
+        bias: [O] float32 (float64 with a float64 weight), contiguous, or None.
     """
 
     data: torch.Tensor
     out_features: int
     in_features: int
+    bias: torch.Tensor | None = None
 
 
 def packed_shape(dtype: torch.dtype, out_features: int, in_features: int) -> tuple[int, ...]:
@@ -88,16 +90,22 @@ def _cpu(weight: torch.Tensor) -> torch.Tensor:
     return packed
 
 
-def pack_linear(weight: torch.Tensor) -> PackedLinear:
+def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
     """Packs a linear layer's weight, once, at load.
 
     Args:
         weight: [O, I] in the activations' dtype; rows may be strided, the last dimension is contiguous.
+        bias: [O] floating point, or None.
 
     Returns:
         The packed copy; the weight itself is no longer needed.
 
     Raises:
-        ShapeError: not a matrix of floating-point numbers, or its last dimension is strided.
+        ShapeError: not a matrix of floating-point numbers, its last dimension is strided, or a bias that does not fit.
     """
-    return PackedLinear(_pack_linear(weight), *weight.shape)
+    data = _pack_linear(weight)
+    if bias is not None:
+        expect_shape("bias", bias, weight.shape[0])
+        expect_floating("bias", bias)
+        bias = bias.to(weight.device, torch.float64 if weight.dtype == torch.float64 else torch.float32).contiguous()
+    return PackedLinear(data, weight.shape[0], weight.shape[1], bias)

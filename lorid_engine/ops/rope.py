@@ -18,7 +18,9 @@ from lorid_engine.ops.dispatch import op
 from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes, write_token
 
 
-def _check(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) -> None:
+def _check(
+    qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads, q_norm=None, k_norm=None, norm_epsilon=0.0
+) -> None:
     expect_shape("qkv", qkv, None, None)
     expect_floating("qkv", qkv)
     expect_rows("qkv", qkv)
@@ -34,6 +36,12 @@ def _check(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) ->
     expect_dtype("cache_slot", cache_slot, torch.int64)
     expect_contiguous("cache_slot", cache_slot)
     head_dim = 2 * cos.shape[1]
+    for name, norm in (("q_norm", q_norm), ("k_norm", k_norm)):
+        if norm is not None:
+            expect_shape(name, norm, head_dim)
+            expect_dtype(name, norm, cos.dtype)
+            expect_contiguous(name, norm)
+            expect_device(qkv, **{name: norm})
     if k_pages.dim() < 2 or qkv.shape[1] != (num_heads + 2 * k_pages.shape[1]) * head_dim:
         raise ShapeError(
             f"qkv must have (H + 2 G) D columns, H = {num_heads}, D = {head_dim}, k_pages {list(k_pages.shape)}; "
@@ -54,7 +62,9 @@ def _check(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) ->
             raise ShapeError(f"cache_slot must be from 0 to {last}; got {cache_slot.tolist()}")
 
 
-def _fake(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) -> torch.Tensor:
+def _fake(
+    qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads, q_norm=None, k_norm=None, norm_epsilon=0.0
+) -> torch.Tensor:
     return qkv.new_empty(qkv.shape[0], num_heads * 2 * cos.shape[1])
 
 
@@ -68,10 +78,15 @@ def rope(
     k_pages: torch.Tensor,
     v_pages: torch.Tensor,
     num_heads: int,
+    q_norm: torch.Tensor | None = None,
+    k_norm: torch.Tensor | None = None,
+    norm_epsilon: float = 0.0,
 ) -> torch.Tensor:
     """Rotates queries and keys by their position, and writes keys and values into their pages.
 
         y[d] = x[d] cos[p, d] - x[D / 2 + d] sin[p, d];  y[D / 2 + d] = x[D / 2 + d] cos[p, d] + x[d] sin[p, d]
+
+    With q_norm or k_norm, x is the head after its RMS norm: x / sqrt(mean of x^2 + norm_epsilon) times the weight.
 
     Args:
         qkv: [T, (H + 2 G) D] queries, keys, values side by side; rows may be strided.
@@ -80,6 +95,8 @@ def rope(
         cache_slot: [T] int64, page times 16 plus the place in the page.
         k_pages: [C, ...] key pages in qkv's dtype, laid out as kv_pages.page_shapes says. Written. v_pages: likewise.
         num_heads: H.
+        q_norm: [D] float32 weight of the norm of each query head, or None for no norm. k_norm: of each key head.
+        norm_epsilon: of both norms.
 
     Returns:
         [T, H D] the rotated queries, in qkv's dtype.
@@ -89,6 +106,11 @@ def rope(
     """
     half, num_kv_heads = cos.shape[1], k_pages.shape[1]
     heads = qkv.double().reshape(qkv.shape[0], -1, 2 * half)
+    for norm, part in ((q_norm, slice(num_heads)), (k_norm, slice(num_heads, num_heads + num_kv_heads))):
+        if norm is not None:
+            scale = (heads[:, part].square().mean(-1, keepdim=True) + norm_epsilon).rsqrt()
+            heads = heads.clone()
+            heads[:, part] *= scale * norm.double()
     c, s = (table[positions.long()].double().unsqueeze(1) for table in (cos, sin))
     first, second = heads[..., :half], heads[..., half:]
     rotated = torch.cat([first * c - second * s, second * c + first * s], dim=-1)
@@ -99,7 +121,9 @@ def rope(
 
 
 @rope.backend("cpu", why_not=lambda qkv, *_: cpu.why_not_tensors(qkv))
-def _cpu(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) -> torch.Tensor:
+def _cpu(
+    qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads, q_norm=None, k_norm=None, norm_epsilon=0.0
+) -> torch.Tensor:
     head_dim = 2 * cos.shape[1]
     q = qkv.new_empty(qkv.shape[0], num_heads * head_dim)
     cpu.extension().rope(
@@ -108,6 +132,9 @@ def _cpu(qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads) -> t
         qkv_stride=qkv.stride(0),
         cos=cos.data_ptr(),
         sin=sin.data_ptr(),
+        q_norm=0 if q_norm is None else q_norm.data_ptr(),
+        k_norm=0 if k_norm is None else k_norm.data_ptr(),
+        norm_epsilon=norm_epsilon,
         positions=positions.data_ptr(),
         cache_slot=cache_slot.data_ptr(),
         q_out=q.data_ptr(),

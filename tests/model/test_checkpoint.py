@@ -39,7 +39,7 @@ def test_config_of_both_transformers_generations(base: Path) -> None:
         base, rope_parameters="drop", rope_theta=1234.5, rope_scaling=None, head_dim="drop", num_key_value_heads="drop"
     )
     old = ModelConfig.from_folder(base)
-    assert (old.rope_theta, old.head_dim, old.num_kv_heads) == (1234.5, 8, 6)
+    assert (old.rotary.theta, old.head_dim, old.num_kv_heads) == (1234.5, 8, 6)
     (base / "generation_config.json").write_text(json.dumps({"eos_token_id": [5, 2]}))
     assert ModelConfig.from_folder(base).eos_token_ids == (2, 5)
 
@@ -47,9 +47,24 @@ def test_config_of_both_transformers_generations(base: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "gpt2"}, "model_type 'gpt2' is not supported; supported: llama"),
+        (
+            {"model_type": "gpt2"},
+            "model_type 'gpt2' is not supported; supported: llama, mistral, qwen2, qwen3, smollm3",
+        ),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "rope type 'yarn' is not supported"),
-        ({"attention_bias": True}, "attention_bias is not supported"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "the rope factor must be a number above 0; got None"),
+        (
+            {"rope_parameters": {"rope_type": "llama3", "factor": 2, "low_freq_factor": 4, "high_freq_factor": 1}},
+            "low_freq_factor 4 must be below high_freq_factor 1",
+        ),
+        ({"rope_theta": "big", "rope_parameters": {}}, "rope_theta must be a number above 0; got 'big'"),
+        ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number from 1 to 4096"),
+        ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be a whole number of at least 1"),
+        (
+            {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "layer_types": ["chunked", "x"]},
+            "layer_types must name full_attention or sliding_attention for each of 2 layers",
+        ),
+        ({"model_type": "smollm3", "no_rope_layers": [1]}, "no_rope_layers must have an entry for each of 2 layers"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
         ({"num_hidden_layers": "drop"}, "has no num_hidden_layers"),
         ({"num_attention_heads": 5}, "5 attention heads cannot share 2"),

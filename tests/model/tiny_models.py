@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 SHAPES: dict[str, dict] = {
     "grouped": dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=2, intermediate_size=80),
@@ -36,9 +36,9 @@ def save_llama(folder: Path, shape: str = "grouped", *, tied: bool = False, seed
     return folder
 
 
-def reference_model(folder: Path) -> LlamaForCausalLM:
+def reference_model(folder: Path) -> PreTrainedModel:
     """transformers' own model of a checkpoint, in float32."""
-    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def save_adapter(base: Path, folder: Path, *, seed: int = 0, **options: object) -> Path:

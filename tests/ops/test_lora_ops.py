@@ -28,15 +28,14 @@ def random(*shape: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def reference_linear(x: torch.Tensor, weight: torch.Tensor, bank: AdapterBank, plan: SegmentPlan) -> torch.Tensor:
+def check_linear(
+    x: torch.Tensor, weight: torch.Tensor, bank: AdapterBank, plan: SegmentPlan, bias: torch.Tensor | None = None
+) -> None:
     with use_backend("reference"):
-        return lora_linear(x.double(), pack_linear(weight.double()), double(bank), plan)
-
-
-def check_linear(x: torch.Tensor, weight: torch.Tensor, bank: AdapterBank, plan: SegmentPlan) -> None:
+        expected = lora_linear(x.double(), pack_linear(weight.double(), bias), double(bank), plan)
     with use_backend("cpu"):
-        actual = lora_linear(x, pack_linear(weight), bank, plan)
-    assert_close(actual, reference_linear(x, weight, bank, plan))
+        actual = lora_linear(x, pack_linear(weight, bias), bank, plan)
+    assert_close(actual, expected)
 
 
 def defined(shrunk: torch.Tensor, bank: AdapterBank, plan: SegmentPlan) -> torch.Tensor:
@@ -111,6 +110,19 @@ def test_shrink_and_expand_alone(isa: str, pattern: str, dtype: torch.dtype) -> 
     with use_backend("reference"):
         lora_expand(wide, shrunk.double(), double(bank), plan)
     assert_close(y, wide)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("out_features", [1, 31, 32, 33, 75])
+def test_bias(isa: str, out_features: int, dtype: torch.dtype) -> None:
+    """Added once to every row, base rows too; nothing past the last column is read."""
+    bank = make_bank([3, 17, 96], 131, out_features, dtype)
+    plan, rows = plan_of("many")
+    x, weight = strided(random(rows, 131, dtype=dtype)), random(out_features, 131, dtype=dtype, seed=2) / 12
+    bias = poisoned_tail(random(out_features, dtype=torch.float32, seed=5))
+    check_linear(x, weight, bank, plan, bias)
+    with pytest.raises(ShapeError, match=rf"bias must have shape \[{out_features}\]; got \[{out_features + 1}\]"):
+        pack_linear(weight, torch.ones(out_features + 1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -60,9 +60,10 @@ def test_embed_takes_rows_of_a_packed_weight(isa: str, dtype: torch.dtype) -> No
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("norms", [(), ("q",), ("q", "k")])
 @pytest.mark.parametrize(("num_heads", "num_kv_heads", "head_dim"), [(1, 1, 2), (4, 2, 24), (9, 3, 64)])
 def test_rope_rotates_and_writes_pages(
-    isa: str, num_heads: int, num_kv_heads: int, head_dim: int, dtype: torch.dtype
+    isa: str, num_heads: int, num_kv_heads: int, head_dim: int, norms: tuple[str, ...], dtype: torch.dtype
 ) -> None:
     rows = 19
     qkv = strided(random(rows, (num_heads + 2 * num_kv_heads) * head_dim, dtype=dtype))
@@ -77,7 +78,11 @@ def test_rope_rotates_and_writes_pages(
             table.to(torch.float64 if kind == torch.float64 else torch.float32) for table in (angle.cos(), angle.sin())
         ]
         with use_backend(backend):
-            q = rope(qkv.to(kind), *tables, positions, slots, k_pages, v_pages, num_heads)
+            weights = [
+                (1 + random(head_dim, dtype=torch.float32, seed=7)).to(tables[0].dtype) if side in norms else None
+                for side in ("q", "k")
+            ]
+            q = rope(qkv.to(kind), *tables, positions, slots, k_pages, v_pages, num_heads, *weights, 1e-5)
         results.append((q, key_view(k_pages), value_view(v_pages, head_dim)))
     for expected, actual in zip(*results, strict=True):
         assert_close(actual, expected)
@@ -91,5 +96,7 @@ def test_rope_refuses_slots_and_positions_out_of_range() -> None:
         rope(torch.zeros(1, 12), table, table, good, torch.tensor([16]), k_pages, v_pages, 1)
     with pytest.raises(ShapeError, match="positions must be from 0 to 2"):
         rope(torch.zeros(1, 12), table, table, good + 3, torch.tensor([0]), k_pages, v_pages, 1)
+    with pytest.raises(ShapeError, match=r"k_norm must have shape \[4\]; got \[3\]"):
+        rope(torch.zeros(1, 12), table, table, good, torch.tensor([0]), k_pages, v_pages, 1, None, torch.ones(3), 0.1)
     with pytest.raises(ShapeError, match="even number of columns"):
         silu_mul(torch.zeros(1, 3))

@@ -36,7 +36,7 @@ def cases() -> dict[str, tuple]:
         # every row of the widest adapter: elsewhere a shrink is not defined, and two runs may differ
         "lora_shrink": (X, BANK.a, tables[0], 8, ints(0, 4), ints(1)),
         "lora_expand": (torch.zeros(4, 24), torch.ones(4, 8), BANK.b_t, tables[0], BANK.scale, *tables[1:]),
-        "lora_linear": (X, packed.data, 24, BANK.a, BANK.b_t, tables[0], BANK.scale, 8, *tables[1:]),
+        "lora_linear": (X, packed.data, 24, BANK.a, BANK.b_t, tables[0], BANK.scale, 8, *tables[1:], torch.ones(24)),
         "rms_norm": (X, torch.ones(16), 1e-5),
         "silu_mul": (X,),
         "embed": (ints(1, 23), packed.data, 24, 16),
@@ -48,6 +48,9 @@ def cases() -> dict[str, tuple]:
             ints(19, dtype=torch.int64),
             *pages(),
             2,
+            torch.ones(8),
+            None,
+            1e-5,
         ),
         "paged_attention": (torch.randn(1, 16), *pages(), ints(0, 1)[None], ints(0, 1), ints(3), 8, 1.0, 0),
         "sample": (
