@@ -203,8 +203,8 @@ class Engine:
                 keep_stop=request.sampling.include_stop_str_in_output,
             )
             group.sequences.append(Sequence(group, index, list(prompt_ids), stream, waits_for_prompt=index > 0))
-        self._groups[request_id] = group
         self._scheduler.add(group.sequences[0])
+        self._groups[request_id] = group
         return request_id
 
     def _new_name(self) -> str:
@@ -256,29 +256,35 @@ class Engine:
     def step(self) -> list[RequestOutput]:
         """Runs one forward pass and returns every request that got a token or ended, its text so far included.
 
-        If it raises, no request is lost: the next step computes again what this one had not finished.
+        If it raises, wherever it was (Ctrl-C), no request is lost: the next step does again what this one had not finished.
         """
+        self._advance_safely()
         outputs, self._undelivered = self._undelivered, {}
-        try:
-            outputs |= self._advance()
-        except BaseException:
-            self._undelivered = outputs
-            raise
         return list(outputs.values())
 
-    def _advance(self) -> dict[str, RequestOutput]:
+    def step_for(self, mine: Container[str]) -> list[RequestOutput]:
+        """One step, and the outputs of these request ids; those of others are kept for the next call of step()."""
+        self._advance_safely()
+        ready = [request_id for request_id in self._undelivered if request_id in mine]
+        return [self._undelivered.pop(request_id) for request_id in ready]
+
+    def _advance_safely(self) -> None:
+        try:
+            self._advance()
+        except BaseException:
+            self._recover()
+            raise
+
+    def _advance(self) -> None:
         if not self._groups:
-            return {}
+            return
         plan = self._scheduler.schedule()
         if plan.starved is not None:
-            return self._fail_starved(plan.starved)
+            self._fail_starved(plan.starved)
+            return
         batch, drawing = assemble(plan)
         start = time.perf_counter()
-        try:
-            result = self._runner.run(batch)
-        except BaseException:
-            self._scheduler.reset()
-            raise
+        result = self._runner.run(batch)
         self._step_seconds += time.perf_counter() - start
         self._steps += 1
         self._prompt_tokens += len(batch.token_ids) - len(drawing)
@@ -288,7 +294,18 @@ class Engine:
             self._fork_waiting(sequence)
         for row, sequence in enumerate(drawing):
             self._take_token(sequence, int(result.token_ids[row]), result, row)
-        return {group.request_id: self._deliver(group) for group in {s.group: None for s in drawing}}
+        for group in {sequence.group: None for sequence in drawing}:
+            self._deliver(group)
+
+    def _recover(self) -> None:
+        """After a step that failed half-way: tokens taken in whole stay, all else is computed and drawn again, alike."""
+        for group in tuple(self._groups.values()):
+            if group.finished:
+                self._deliver(group)
+        unfinished = [s for group in self._groups.values() for s in group.sequences if s.finish_reason is None]
+        for sequence in unfinished:
+            sequence.rewind()
+        self._scheduler.reset([sequence for sequence in unfinished if not sequence.waits_for_prompt])
 
     def _fork_waiting(self, sequence: Sequence) -> None:
         """Starts samples 1 to n - 1 once sample 0 has their prompt in pages."""
@@ -317,6 +334,7 @@ class Engine:
                 self._end(sequence, "stop", sequence.stream.stopped_by)
             elif len(sequence.output_ids) >= params.max_tokens or len(sequence.tokens) >= self.config.max_positions:
                 self._end(sequence, "length")
+        sequence.taken += 1  # last: a token counts when all that follows from it is done
 
     def _add_logprobs(self, sequence: Sequence, token: int, count: int, result: StepResult, row: int) -> None:
         assert result.logprob is not None and result.rank is not None
@@ -328,11 +346,11 @@ class Engine:
             if top >= 0 and top not in entries:
                 entries[top] = Logprob(float(result.top_logprobs[row, place]), place + 1, self.tokenizer.token(top))
         sequence.logprobs.append(entries)
-        sequence.cumulative_logprob += drawn
 
     def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:
-        sequence.finish_reason, sequence.stop_reason = reason, stop_reason
         sequence.stream.finish()
+        sequence.stop_reason = stop_reason
+        sequence.finish_reason = reason
         self._scheduler.remove(sequence)
 
     def _fail(self, sequence: Sequence, error: LoridError) -> None:
@@ -342,7 +360,7 @@ class Engine:
             if sample.finish_reason is None:
                 self._end(sample, "error")
 
-    def _fail_starved(self, sequence: Sequence) -> dict[str, RequestOutput]:
+    def _fail_starved(self, sequence: Sequence) -> None:
         self._fail(
             sequence,
             CapacityError(
@@ -350,12 +368,13 @@ class Engine:
                 f"{self._pool.num_pages} pages of {PAGE_SIZE} tokens; raise kv_memory or lower max_tokens"
             ),
         )
-        return {sequence.group.request_id: self._deliver(sequence.group)}
+        self._deliver(sequence.group)
 
-    def _deliver(self, group: Group) -> RequestOutput:
+    def _deliver(self, group: Group) -> None:
+        """Puts a request's output where the next return of step() takes it from."""
+        self._undelivered[group.request_id] = request_output(group)
         if group.finished and self._groups.pop(group.request_id, None) is not None:
             self._cached_tokens += group.cached_tokens
-        return request_output(group)
 
     # Whole requests
 
@@ -399,12 +418,6 @@ class Engine:
                         return
         finally:
             self.abort_request(request_id)
-
-    def step_for(self, mine: Container[str]) -> list[RequestOutput]:
-        """One step, and the outputs of these request ids; those of others are kept for the next call of step()."""
-        outputs = self.step()
-        self._undelivered |= {output.request_id: output for output in outputs if output.request_id not in mine}
-        return [output for output in outputs if output.request_id in mine]
 
     def stats(self) -> EngineStats:
         """Counts and state, for logs and benchmarks."""

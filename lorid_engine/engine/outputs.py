@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from lorid_engine.engine.request import CompletionOutput, Request, RequestOutput
@@ -58,10 +59,16 @@ def _completion(sequence: Sequence) -> CompletionOutput:
         index=sequence.index,
         text=sequence.stream.text if finished else sequence.stream.visible(),
         token_ids=tuple(sequence.output_ids),
-        cumulative_logprob=sequence.cumulative_logprob if wanted else None,
+        cumulative_logprob=_cumulative_logprob(sequence) if wanted else None,
         logprobs=tuple(sequence.logprobs) if wanted else None,
         finish_reason=sequence.finish_reason,
         stop_reason=sequence.stop_reason,
+    )
+
+
+def _cumulative_logprob(sequence: Sequence) -> float:
+    return math.fsum(
+        entries[token].logprob for entries, token in zip(sequence.logprobs, sequence.output_ids, strict=True)
     )
 
 

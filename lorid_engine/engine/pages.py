@@ -19,6 +19,11 @@ class PagePool:
 
     def __init__(self, num_pages: int) -> None:
         self.num_pages = num_pages
+        self.reset()
+
+    def reset(self) -> None:
+        """Makes every page blank and unheld, whatever half-done change came before."""
+        num_pages = self.num_pages
         self._references = [0] * num_pages
         self._hash_of: dict[int, bytes] = {}
         self._page_of: dict[bytes, int] = {}
@@ -76,13 +81,6 @@ class PagePool:
     def find(self, name: bytes) -> int | None:
         """The page of this name, if there is one."""
         return self._page_of.get(name)
-
-    def forget_all(self) -> None:
-        """Drops every name: nothing that is held now is shared with later sequences."""
-        for page in list(self._hash_of):
-            self._forget(page)
-        self._blank.extend(self._cached)
-        self._cached.clear()
 
     def _forget(self, page: int) -> None:
         del self._page_of[self._hash_of.pop(page)]

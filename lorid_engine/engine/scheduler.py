@@ -120,8 +120,7 @@ class Scheduler:
         for number in range(sequence.computed // PAGE_SIZE, computed // PAGE_SIZE):
             self.pool.register(sequence.pages[number], sequence.page_hash(number))
 
-    def reset(self) -> None:
-        """After a step that failed half-way: nothing in the pages counts; every sequence computes its tokens again."""
-        for sequence in self.live:
-            sequence.drop_pages(self.pool)
-        self.pool.forget_all()
+    def reset(self, live: list[Sequence]) -> None:
+        """After a step that failed half-way: nothing in the pages counts; only these sequences go on, and hold none."""
+        self.pool.reset()
+        self.live = sorted(live, key=lambda sequence: sequence.order)

@@ -42,19 +42,22 @@ class Group:
 
 @dataclass(eq=False)
 class Sequence:
-    """A sample. Its tokens are the prompt and what was drawn; the first `computed` of them are in its pages."""
+    """A sample. Its tokens are the prompt and what was drawn; the first `computed` of them are in its pages.
+
+    `taken` of the drawn tokens are taken in whole: their text, log-probabilities and what ends the sample are done.
+    """
 
     group: Group
     index: int
     tokens: list[int]
     stream: TextStream
     computed: int = 0
+    taken: int = 0
     waits_for_prompt: bool = False  # samples 1 to n - 1, until sample 0 has the prompt in pages
     pages: list[int] = field(default_factory=list)
     finish_reason: str | None = None
     stop_reason: str | int | None = None
     logprobs: list[dict[int, Logprob]] = field(default_factory=list)
-    cumulative_logprob: float = 0.0
     table: np.ndarray = field(default_factory=lambda: np.full(8, -1, np.int32))
     _hashes: list[bytes] = field(default_factory=list)
 
@@ -95,8 +98,16 @@ class Sequence:
 
     def drop_pages(self, pool: PagePool) -> None:
         """Gives all pages back; the tokens stay and are computed again when the sequence next runs."""
-        for page in reversed(self.pages):  # the tail is reused first: a prefix is worth more
-            pool.release(page)
+        while self.pages:  # the tail is reused first: a prefix is worth more
+            pool.release(self.pages.pop())
+        self.table.fill(-1)
+        self.computed = 0
+
+    def rewind(self) -> None:
+        """Forgets its pages and what is not taken in whole, which is drawn again, alike: a draw depends on its position."""
         self.pages.clear()
         self.table.fill(-1)
         self.computed = 0
+        del self.tokens[len(self.group.prompt_ids) + self.taken :]
+        del self.logprobs[self.taken :]
+        self.stream = self.stream.replay(self.output_ids)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lorid_engine.engine.tokenizer import Tokenizer
 
 
@@ -25,6 +27,13 @@ class TextStream:
         """Adds a token."""
         self._ids.append(token_id)
         self._append(self._decoder.push(token_id))
+
+    def replay(self, token_ids: Sequence[int]) -> TextStream:
+        """A new stream of the same kind that has taken these tokens."""
+        stream = TextStream(self._tokenizer, self._stop, keep_stop=self._keep_stop)
+        for token_id in token_ids:
+            stream.push(token_id)
+        return stream
 
     def finish(self) -> None:
         """Adds what was held back as half a character, if the sample ends there."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import sys
 from itertools import count
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fakes import fake_engine, oracle
+from fakes import EOS, fake_engine, oracle
 from lorid_engine.engine import Request, SamplingParams
 from lorid_engine.engine.pages import PagePool
 from lorid_engine.errors import CapacityError
@@ -142,13 +144,14 @@ def test_adapters_do_not_share_pages() -> None:
 def test_a_failed_step_loses_nothing(error: BaseException) -> None:
     engine, runner = fake_engine(max_batch_tokens=8)
     requests = [
-        Request([k, 2, 3], sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k)) for k in range(3)
+        # two begin alike: pages that a failed step filled must not be shared as if they held something
+        Request([k // 2] * 40, sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k)) for k in range(3)
     ]
     for request in requests:
         engine.add_request(request)
     done = {}
     for step in range(200):
-        if step in (1, 4, 9):
+        if step in (1, 4, 9, 20, 21):
             runner.fail_next = error
             with pytest.raises(type(error)):
                 engine.step()
@@ -159,6 +162,65 @@ def test_a_failed_step_loses_nothing(error: BaseException) -> None:
         for index, sample in enumerate(done[request.request_id].outputs):
             assert list(sample.token_ids) == oracle(request, list(request.prompt), index)
     assert engine.stats().pages_held == 0
+
+
+class InterruptAt:
+    """Raises KeyboardInterrupt in place of the engine's n-th line from now on, as Ctrl-C can."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> InterruptAt | None:
+        if "lorid_engine" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**9))
+def test_ctrl_c_anywhere_in_a_step_loses_nothing(seed: int) -> None:
+    chance = random.Random(seed)
+    engine, _ = fake_engine(num_pages=30, max_batch_rows=6, max_batch_tokens=24, adapters=("a", "b"))
+    advance, interrupted = engine._advance, 0
+
+    def traced() -> None:
+        before = sys.gettrace()
+        sys.settrace(InterruptAt(chance.randint(1, 600)))
+        try:
+            advance()
+        finally:
+            sys.settrace(before)
+
+    requests = {str(number): make_request(chance, number) for number in range(6)}
+    for request in requests.values():
+        engine.add_request(request)
+    finished = {}
+    for _ in range(2000):
+        if not engine.has_unfinished_requests():
+            break
+        engine._advance = traced if interrupted < 40 and chance.random() < 0.4 else advance  # type: ignore[method-assign]
+        try:
+            for output in engine.step():
+                finished[output.request_id] = output
+        except KeyboardInterrupt:
+            interrupted += 1
+    for name, request in requests.items():
+        output = finished[name]
+        assert output.finished and output.error is None
+        for index, sample in enumerate(output.outputs):
+            assert list(sample.token_ids) == oracle(request, list(output.prompt_token_ids), index)
+            assert sample.text == engine.tokenizer.decode(shown(request, sample.token_ids))
+    assert engine.stats().pages_held == 0
+
+
+def shown(request: Request, token_ids: tuple[int, ...]) -> list[int]:
+    """The tokens that show in the text: not one that stopped it."""
+    return list(token_ids[:-1] if token_ids[-1] in (*request.sampling.stop_token_ids, EOS) else token_ids)
 
 
 @settings(max_examples=100, deadline=None)
