@@ -410,6 +410,8 @@ void BindProgram(py::module_& m) {
           "read_buffer",
           [](const Program& program, int buffer, int64_t rows) {
             LORID_CHECK(program.BufferType(buffer) == DType::kF32, "only a float32 buffer can be read");
+            LORID_CHECK(rows >= 0 && rows <= program.BufferRows(buffer), "rows must be from 0 to ",
+                        program.BufferRows(buffer), "; got ", rows);
             py::array_t<float> copy({rows, program.BufferWidth(buffer)});
             std::copy_n(static_cast<const float*>(program.BufferData(buffer)), copy.size(), copy.mutable_data());
             return copy;

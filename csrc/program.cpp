@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
 #include "check.h"
 
@@ -68,6 +69,8 @@ int Program::AddTarget(int32_t col_begin, int32_t col_end) {
 }
 
 void Program::SetTarget(int target, const BankTensors& bank) {
+  const std::unique_lock<std::mutex> only(running_, std::try_to_lock);
+  LORID_CHECK(only.owns_lock(), "adapters cannot change while a step runs");
   LORID_CHECK(target >= 0 && target < static_cast<int>(targets_.size()), "there is no target ", target);
   LoraTarget& at = targets_[target];
   at.a = bank.a;
@@ -115,6 +118,7 @@ void Program::Linear(int in, const void* weight, const float* bias, int32_t out_
   Buffer& y = At(out, DType::kF32, out_features);
   LORID_CHECK(x.sampled == sampled && y.sampled == sampled, "buffers ", in, " and ", out, " hold other kinds of rows");
   TargetGroup* group = nullptr;
+  LORID_CHECK(targets.empty() || !sampled, "a linear over sampled rows cannot be adapted: its segments are the step's");
   if (!targets.empty()) {
     for (const int id : targets)
       LORID_CHECK(id >= 0 && id < static_cast<int>(targets_.size()) && targets_[id].col_end <= out_features, "target ",
@@ -294,6 +298,8 @@ void Program::PlaceShrunk() {
 }
 
 void Program::Run(const Step& step, int threads) {
+  const std::unique_lock<std::mutex> only(running_, std::try_to_lock);
+  if (!only.owns_lock()) throw std::runtime_error("a program can run one step at a time; another thread is in one");
   Check(step);
   PlaceShrunk();
   CopyPages(step);

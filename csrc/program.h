@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <vector>
 
 #include "ops/phases.h"
@@ -66,11 +67,13 @@ class Program {
   void SiluMul(int in, int out);
   void Sample(int logits);
 
+  // Throws std::runtime_error while another thread runs the program.
   void Run(const Step& step, int threads);
 
   // The last step's contents of a buffer, for tests and for whoever wants the logits.
   const void* BufferData(int buffer) const { return buffers_.at(buffer).data.get(); }
   int64_t BufferWidth(int buffer) const { return buffers_.at(buffer).width; }
+  int64_t BufferRows(int buffer) const { return buffers_.at(buffer).sampled ? limits_.max_samples : limits_.max_rows; }
   DType BufferType(int buffer) const { return buffers_.at(buffer).dtype; }
 
  private:
@@ -114,6 +117,7 @@ class Program {
   };
   std::vector<PageArray> page_arrays_;
   bool targets_changed_ = true;
+  std::mutex running_;
 };
 
 }  // namespace lorid

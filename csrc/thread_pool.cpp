@@ -5,11 +5,12 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cfenv>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <mutex>
 #include <new>
-#include <system_error>
 #include <thread>
 
 #include "check.h"
@@ -47,6 +48,37 @@ constexpr uint64_t MakeTicket(uint64_t run, uint64_t phase, uint64_t items) {
 }
 constexpr uint64_t PhaseOf(uint64_t ticket) { return ticket >> kItemBits & kIdlePhase; }
 
+// Rounding to nearest and denormals as they are, whatever the program has set for its own arithmetic: which thread
+// computes an item must not show.
+class DefaultFloats {
+ public:
+  DefaultFloats() {
+    std::fegetenv(&before_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFloats() { std::fesetenv(&before_); }
+  DefaultFloats(const DefaultFloats&) = delete;
+  DefaultFloats& operator=(const DefaultFloats&) = delete;
+
+ private:
+  std::fenv_t before_;
+};
+
+class BlockedSignals {
+ public:
+  BlockedSignals() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~BlockedSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  BlockedSignals(const BlockedSignals&) = delete;
+  BlockedSignals& operator=(const BlockedSignals&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
 class ThreadPool {
  public:
   void Run(const std::vector<Phase*>& phases, int threads) {
@@ -63,8 +95,9 @@ class ThreadPool {
     }
     LORID_CHECK(phases_.size() < kIdlePhase, "a run of ", phases_.size(), " phases is too long");
     if (phases_.empty()) return;
-    num_threads_.store(threads);
+    SetThreads(threads);
     run_++;
+    const DefaultFloats floats;
     Publish(0);
     Work(0);
   }
@@ -75,19 +108,23 @@ class ThreadPool {
   // Starts the threads that are missing; returns how many there are, the caller included, at most `threads`.
   int Grow(int threads) {
     for (; num_workers_ + 1 < threads; num_workers_++) {
-      sigset_t all, before;  // signals are for the threads that the program made itself
-      sigfillset(&all);
-      pthread_sigmask(SIG_SETMASK, &all, &before);
-      bool started = true;
+      const BlockedSignals blocked;  // signals are for the threads that the program made itself
       try {
         std::thread([this, index = num_workers_ + 1] { WorkForever(index); }).detach();
-      } catch (const std::system_error&) {
-        started = false;  // the system allows no more threads: go on with those that there are
+      } catch (const std::exception&) {
+        break;  // the system allows no more threads: go on with those that there are
       }
-      pthread_sigmask(SIG_SETMASK, &before, nullptr);
-      if (!started) break;
     }
     return std::min(threads, num_workers_ + 1);
+  }
+
+  // Workers past the run's number sleep apart from those that wait for its phases, and are woken only to join.
+  void SetThreads(int threads) {
+    if (num_threads_.exchange(threads) >= threads) return;
+    {
+      const std::lock_guard<std::mutex> lock(park_mutex_);
+    }
+    joining_.notify_all();
   }
 
   void Publish(size_t phase) {
@@ -121,6 +158,7 @@ class ThreadPool {
   }
 
   void WorkForever(int thread) {
+    const DefaultFloats floats;
     while (true) {
       Work(thread);
       const uint64_t ticket = ticket_.load();
@@ -129,9 +167,7 @@ class ThreadPool {
         continue;
       }
       std::unique_lock<std::mutex> lock(park_mutex_);  // this run has enough threads without this one
-      parked_.fetch_add(1);
-      unparked_.wait(lock, [&] { return thread < num_threads_.load(); });
-      parked_.fetch_sub(1);
+      joining_.wait(lock, [&] { return thread < num_threads_.load(); });
     }
   }
 
@@ -163,7 +199,7 @@ class ThreadPool {
   alignas(64) std::atomic<int64_t> done_{0};
   alignas(64) std::atomic<int> parked_{0};
   std::mutex park_mutex_;
-  std::condition_variable unparked_;
+  std::condition_variable unparked_, joining_;
 };
 
 std::mutex pool_mutex;
@@ -175,13 +211,11 @@ void ForgetPool() {
   new (&pool_mutex) std::mutex;
 }
 
+[[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, ForgetPool);
+
 ThreadPool& Pool() {
   const std::lock_guard<std::mutex> lock(pool_mutex);
-  if (pool == nullptr) {
-    static const int registered = pthread_atfork(nullptr, nullptr, ForgetPool);
-    (void)registered;
-    pool = new ThreadPool;
-  }
+  if (pool == nullptr) pool = new ThreadPool;
   return *pool;
 }
 

@@ -58,24 +58,38 @@ inline void SoftmaxRow(float* scores, KeyRange keys, float scale, T* probabiliti
   sum = SumLanes(total);
 }
 
+// A copy of a value page with zeros for its first `hidden` keys, which a window leaves out: they are as good as absent
+// even where they are NaN.
+template <typename T>
+inline const T* HideKeys(const T* v_page, int hidden, int padded, T* copy) {
+  constexpr int kTogether = sizeof(T) == 2 ? 2 : 1;  // keys that lie side by side
+  for (int64_t i = 0; i < static_cast<int64_t>(kPageTokens) * padded; i++) {
+    const int64_t key = i / (kTogether * padded) * kTogether + i % kTogether;
+    copy[i] = key < hidden ? T(0) : v_page[i];
+  }
+  return copy;
+}
+
 // chunk_value += probabilities V over the page's keys; rows that see the whole page share its loads, others go alone.
 template <typename T>
-inline void AddPage(const AttentionTile& tile, const AttentionState<T>& state, const KeyRange* ranges, int rows,
-                    int heads, int page, const T* v_page, int padded) {
+inline void AddPage(const AttentionState<T>& state, const KeyRange* ranges, int rows, int heads, int page,
+                    const T* v_page, int padded) {
   const int64_t w_stride = sizeof(T) == 2 ? 2 * padded : padded;
   const int begin = page * kPageTokens;
-  (void)tile;
   for (int m = 0; m < rows;) {
     const int left = ranges[m].end - begin;
     if (left <= 0 || ranges[m].begin >= begin + kPageTokens) {
       m++;
       continue;
     }
+    const int hidden = ranges[m].begin - begin;
     int next = m + 1;
-    if (left >= kPageTokens)
-      while (next < rows && ranges[next].end - begin >= kPageTokens && ranges[next].begin < begin + kPageTokens) next++;
+    if (left >= kPageTokens && hidden <= 0)
+      while (next < rows && ranges[next].end - begin >= kPageTokens && ranges[next].begin <= begin) next++;
+    T copy[kPageTokens * kMaxHeadDim];
+    const T* values = hidden > 0 ? HideKeys(v_page, hidden, padded, copy) : v_page;
     TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + begin, kChunkTokens,
-              static_cast<int64_t>(next - m) * heads, v_page, w_stride, static_cast<int>(Least(left, kPageTokens)),
+              static_cast<int64_t>(next - m) * heads, values, w_stride, static_cast<int>(Least(left, kPageTokens)),
               padded, state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true);
     m = next;
   }
@@ -129,7 +143,7 @@ inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& stat
     for (int d = 0; d < padded; d += kLanes) Store(state.chunk_value + static_cast<int64_t>(n) * padded + d, Zero());
   }
   for (int page = first_page; page < last_page; page++)
-    AddPage(tile, state, ranges, rows, heads, page, v_pages + pages[page] * v_page_size, padded);
+    AddPage(state, ranges, rows, heads, page, v_pages + pages[page] * v_page_size, padded);
   for (int n = 0; n < vectors; n++)
     if (ranges[n / heads].begin < ranges[n / heads].end)
       MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n],

@@ -53,7 +53,7 @@ struct LinearTile {
   const void* x;    // [T, I]
   int64_t x_stride;
   int32_t in_features, out_features;
-  const void* weight;  // packed; null for an expand alone
+  const void* weight;  // packed; null for an expand alone, which adds to y
   const float* bias;   // [O], or null
   void* y;             // [T, O]
   int64_t y_stride;

@@ -109,6 +109,31 @@ inline void StoreSums(const float* sum, int64_t rows, int columns, Y* y, int64_t
     }
 }
 
+// Whether some target has ranks for a slot.
+inline bool HasRanks(const LinearTile& tile, int slot) {
+  for (int t = 0; slot >= 0 && t < tile.num_targets; t++)
+    if (tile.targets[t].rank_offset[slot + 1] > tile.targets[t].rank_offset[slot]) return true;
+  return false;
+}
+
+// y += the adapters' shares; rows without an adapter are not touched, so that they keep their bits.
+template <typename T>
+inline void ExpandColumns(const LinearTile& tile, int col_begin, int columns, float* sum) {
+  for (int s = 0; s < tile.num_segments; s++) {
+    if (!HasRanks(tile, tile.seg_slot[s])) continue;
+    const int end = tile.seg_offset[s + 1];
+    for (int row = tile.seg_offset[s]; row < end; row += kRowsAtOnce) {
+      const int rows = static_cast<int>(Least(kRowsAtOnce, end - row));
+      for (int i = 0; i < rows * kBlockCols; i += kLanes) Store(sum + i, Zero());
+      ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
+      WithType(tile.out_dtype, [&](auto* type) {
+        using Y = decltype(type);
+        StoreSums(sum, rows, columns, static_cast<Y>(tile.y) + row * tile.y_stride + col_begin, tile.y_stride, true);
+      });
+    }
+  }
+}
+
 template <typename T>
 inline void LinearColumns(const LinearTile& tile, int col_begin, int columns, float* sum) {
   const int in_features = tile.in_features;
@@ -118,12 +143,8 @@ inline void LinearColumns(const LinearTile& tile, int col_begin, int columns, fl
   const T* w = static_cast<const T*>(tile.weight) + col_begin / kBlockCols * block_size;
   for (int row = 0; row < tile.rows; row += kRowsAtOnce) {
     const int rows = static_cast<int>(Least(kRowsAtOnce, tile.rows - row));
-    if (tile.weight != nullptr) {
-      TileBlock(x + row * tile.x_stride, tile.x_stride, rows, w, w_stride, in_features, kBlockCols, sum, kBlockCols,
-                false);
-    } else {
-      for (int i = 0; i < rows * kBlockCols; i += kLanes) Store(sum + i, Zero());
-    }
+    TileBlock(x + row * tile.x_stride, tile.x_stride, rows, w, w_stride, in_features, kBlockCols, sum, kBlockCols,
+              false);
     if (tile.bias != nullptr) AddBias(tile.bias + col_begin, rows, columns, sum);
     ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
     WithType(tile.out_dtype, [&](auto* type) {
@@ -139,8 +160,12 @@ void Linear(const LinearTile& tile) {
   for (int c = tile.col_begin; c < tile.col_end; c += kBlockCols) {
     const int columns = static_cast<int>(Least(kBlockCols, tile.out_features - c));
     WithType(tile.dtype, [&](auto* type) {
-      using T = decltype(type);
-      LinearColumns<typename Pointee<T>::Type>(tile, c, columns, sum);
+      using T = typename Pointee<decltype(type)>::Type;
+      if (tile.weight != nullptr) {
+        LinearColumns<T>(tile, c, columns, sum);
+      } else {
+        ExpandColumns<T>(tile, c, columns, sum);
+      }
     });
   }
 }

@@ -46,8 +46,8 @@ void SiluMul(const SiluMulTile& tile) {
         for (int c = tile.col_begin; c < tile.col_end; c += kLanes) {
           const int lanes = LanesLeft(tile.col_end - c);
           const Vec g = LoadAsN(gate + c, lanes);
-          // g / (1 + e^-g); where e^-g would overflow the clamp in Exp makes the quotient as good as 0.
-          const Vec silu = Div(g, Add(Set1(1), Exp(Sub(Zero(), g))));
+          // g / (1 + e^-g); below -87.3, where Exp clamps, it is 0 to within 1e-36.
+          const Vec silu = ZeroWhereLess(g, Set1(-87.3f), Div(g, Add(Set1(1), Exp(Sub(Zero(), g)))));
           StoreAsN(y + c, Mul(silu, LoadAsN(up + c, lanes)), lanes);
         }
       }

@@ -29,7 +29,9 @@ inline void DotTile(const uint16_t* x, int64_t x_stride, const uint16_t* a, int 
       for (int m = 0; m < kRows; m++) sum[m][r] = DotPairs(rank, row[m], sum[m][r]);
     }
   }
+#pragma GCC unroll 4
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
     for (int r = 0; r < kRanks; r++) out[m * out_stride + r] = SumLanes(sum[m][r]);
 }
 
@@ -49,7 +51,9 @@ inline void DotTile(const float* x, int64_t x_stride, const float* a, int in_fea
       for (int m = 0; m < kRows; m++) sum[m][r] = Fma(rank, row[m], sum[m][r]);
     }
   }
+#pragma GCC unroll 4
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 4
     for (int r = 0; r < kRanks; r++) out[m * out_stride + r] = SumLanes(sum[m][r]);
 }
 

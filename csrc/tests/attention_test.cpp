@@ -36,23 +36,18 @@ struct Sequence {
     const int32_t* at_positions = positions.data();
     const int64_t* at_slots = slots.data();
     lorid::RopePhase rope;
-    rope.tile = {kType,
-                 kType,
-                 qkv.data(),
-                 (heads + 2 * kv_heads) * dim,
-                 cos.data(),
-                 sin.data(),
-                 nullptr,
-                 nullptr,
-                 q.data(),
-                 heads * dim,
-                 k_pages.data(),
-                 v_pages.data(),
-                 heads,
-                 kv_heads,
-                 dim,
-                 0,
-                 0};
+    rope.tile.in_dtype = rope.tile.out_dtype = kType;
+    rope.tile.qkv = qkv.data();
+    rope.tile.qkv_stride = (heads + 2 * kv_heads) * dim;
+    rope.tile.cos = cos.data();
+    rope.tile.sin = sin.data();
+    rope.tile.q_out = q.data();
+    rope.tile.q_out_stride = heads * dim;
+    rope.tile.k_pages = k_pages.data();
+    rope.tile.v_pages = v_pages.data();
+    rope.tile.num_heads = heads;
+    rope.tile.num_kv_heads = kv_heads;
+    rope.tile.head_dim = dim;
     rope.rows = &this->length;
     rope.positions = &at_positions;
     rope.cache_slot = &at_slots;

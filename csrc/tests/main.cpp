@@ -7,6 +7,7 @@
 
 namespace lorid_test {
 void TestLinear();
+void TestHugeWeight();
 void TestPointwise();
 void TestAttention();
 void TestSample();
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
     lorid::SetIsa(isa);
     std::printf("%s\n", isa.c_str());
     lorid_test::TestLinear();
+    lorid_test::TestHugeWeight();
     lorid_test::TestPointwise();
     lorid_test::TestAttention();
   }

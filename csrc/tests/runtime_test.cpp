@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cfenv>
+#include <chrono>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -45,6 +47,39 @@ class CountingPhase : public lorid::Phase {
   std::atomic<int> late_{0};
 };
 
+// Two items that wait for each other: they end only if two threads take one each.
+class MeetingPhase : public lorid::Phase {
+ public:
+  int64_t Prepare(int) override { return 2; }
+  void Run(int64_t, int) noexcept override {
+    here_++;
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (here_ < 2 && std::chrono::steady_clock::now() < deadline) std::this_thread::yield();
+    met_ += here_ == 2;
+  }
+  bool Met() const { return met_ == 2; }
+
+ private:
+  std::atomic<int> here_{0}, met_{0};
+};
+
+bool TwoThreadsMeet() {
+  MeetingPhase meeting;
+  lorid::RunPhases({&meeting}, 2);
+  return meeting.Met();
+}
+
+// How each thread rounds.
+class RoundingPhase : public lorid::Phase {
+ public:
+  int64_t Prepare(int) override { return 64; }
+  void Run(int64_t, int) noexcept override { wrong_ += std::fegetround() != FE_TONEAREST; }
+  bool Right() const { return wrong_ == 0; }
+
+ private:
+  std::atomic<int> wrong_{0};
+};
+
 bool RunChain(int threads) {
   CountingPhase first(7), empty(0), second(1, &first), third(40, &second);
   lorid::RunPhases({&first, &empty, &second, &third}, threads);
@@ -64,9 +99,15 @@ void TestThreadPool(bool can_fork) {
   for (std::thread& caller : callers) caller.join();
   EXPECT(wrong == 0);
   lorid::RunPhases({}, 4);
+  EXPECT(TwoThreadsMeet());
+  std::fesetround(FE_UPWARD);  // the caller's own arithmetic is its own business
+  RoundingPhase rounding;
+  lorid::RunPhases({&rounding}, 7);
+  EXPECT(rounding.Right() && std::fegetround() == FE_UPWARD);
+  std::fesetround(FE_TONEAREST);
   if (!can_fork) return;
   const pid_t child = fork();
-  if (child == 0) _exit(RunChain(3) ? 0 : 1);
+  if (child == 0) _exit(TwoThreadsMeet() && RunChain(3) ? 0 : 1);  // the child has none of our threads
   int status = 1;
   waitpid(child, &status, 0);
   EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
@@ -107,7 +148,7 @@ void TestProgram() {
   const int logits = program.AddBuffer(10, lorid::DType::kF32, true);
   program.Embed(table.data(), hidden);
   program.RmsNorm(hidden, norm.data(), 1e-5f, normed, true);
-  program.Linear(normed, table.data(), 10, logits, false, {}, true);
+  program.Linear(normed, table.data(), nullptr, 10, logits, false, {}, true);
   program.Sample(logits);
 
   std::vector<int32_t> tokens = {1, 9, 3}, positions = {0, 1, 2}, query = {0, 3}, segments = {0, 3}, slots = {-1},

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from lorid_engine.engine.batch import StepBatch, StepResult
-from lorid_engine.errors import CapacityError
+from lorid_engine.errors import CapacityError, CheckpointError
 from lorid_engine.model.adapters import LoraAdapter
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.llama import forward, load_llama
@@ -74,6 +74,8 @@ class Runner:
             )
             self._recorder = Recorder(config, dtype, self._program, num_pages, max_positions)
             self._logits = forward(self._recorder, weights)
+        except ValueError as error:
+            raise CheckpointError(f"{folder}: the C++ backend cannot run this model: {error}") from error
         except (MemoryError, RuntimeError) as error:
             total = num_pages * page_bytes(config, dtype) / 2**30
             raise CapacityError(

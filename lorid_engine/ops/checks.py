@@ -61,9 +61,21 @@ def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None
         raise ShapeError(
             f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}"
         )
-    ranks = rank_offset.diff()
+    ranks = rank_offset.long().diff()
     if ranks.numel() and (int(ranks.min()) < 0 or int(ranks.max()) > max_rank):
         raise ShapeError(f"rank_offset must give ranks from 0 to max_rank = {max_rank}; got {ranks.tolist()}")
+
+
+def check_offsets(name: str, offset: torch.Tensor, num_rows: int) -> None:
+    """Raises unless an exclusive prefix sum never falls and goes from 0 to the number of rows."""
+    if int(offset[0]) != 0 or int(offset[-1]) != num_rows or bool((offset[1:] < offset[:-1]).any()):
+        raise ShapeError(f"{name} must rise from 0 to T = {num_rows}; got {offset.tolist()}")
+
+
+def expect_apart(name: str, tensor: torch.Tensor) -> None:
+    """Raises where the rows of a tensor that is written overlap in memory."""
+    if tensor.shape[0] > 1 and abs(tensor.stride(0)) < tensor.shape[1]:
+        raise ShapeError(f"the rows of {name} must not overlap; they are {tensor.stride(0)} elements apart")
 
 
 def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> None:
@@ -75,7 +87,6 @@ def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot
         expect_contiguous(name, tensor)
     if seg_slot.device.type != "cpu":
         return
-    if int(seg_offset[0]) != 0 or int(seg_offset[-1]) != num_rows or bool((seg_offset.diff() < 0).any()):
-        raise ShapeError(f"seg_offset must rise from 0 to T = {num_rows}; got {seg_offset.tolist()}")
+    check_offsets("seg_offset", seg_offset, num_rows)
     if seg_slot.numel() and not (int(seg_slot.min()) >= -1 and int(seg_slot.max()) < num_slots):
         raise ShapeError(f"seg_slot must be -1 or a slot from 0 to {num_slots - 1}; got {seg_slot.tolist()}")

@@ -57,6 +57,17 @@ def why_not_tensors(*tensors: torch.Tensor) -> str | None:
     return why_not()
 
 
+def why_not_heads(head_dim: int, heads_per_group: int = 1) -> str | None:
+    """Why the C++ backend cannot take heads of this size, or so many to one key-value head; or None."""
+    if (missing := why_not()) is not None:
+        return missing
+    if head_dim > extension().MAX_HEAD_DIM:
+        return f"it takes head_dim up to {extension().MAX_HEAD_DIM}; got {head_dim}"
+    if heads_per_group > extension().MAX_GROUP_HEADS:
+        return f"it takes up to {extension().MAX_GROUP_HEADS} query heads to a key-value head; got {heads_per_group}"
+    return None
+
+
 def dtype(tensor: torch.Tensor) -> Any:
     """The extension's name for a tensor's dtype."""
     return extension().DType.bf16 if tensor.dtype == torch.bfloat16 else extension().DType.f32

@@ -64,7 +64,7 @@ class Op:
         return register
 
     def __call__(self, *args: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if _needs_dispatcher(args):
             return getattr(torch.ops.lorid, self.name)(*args)
         return self._run(*args)
 
@@ -84,6 +84,18 @@ class Op:
         if asked not in (None, "reference"):
             raise BackendUnavailableError(f"{self.name} has no backend {asked}")
         return self._reference(*args)
+
+
+def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
+    """Whether torch must see the call: it is traced or faked, or a gradient is asked for. Else its detour is saved."""
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+        return True
+    wants_grad = torch.is_grad_enabled()
+    return any(
+        (type(arg) not in (torch.Tensor, torch.nn.Parameter)) or (wants_grad and arg.requires_grad)
+        for arg in args
+        if isinstance(arg, torch.Tensor)
+    )
 
 
 def op(

@@ -9,6 +9,7 @@ from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
     check_bank,
     check_plan,
+    expect_apart,
     expect_contiguous,
     expect_device,
     expect_dtype,
@@ -24,6 +25,7 @@ def _check(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
     expect_shape("y", y, None, None)
     expect_floating("y", y)
     expect_rows("y", y)
+    expect_apart("y", y)
     expect_shape("shrunk", shrunk, y.shape[0], None)
     expect_dtype("shrunk", shrunk, torch.float64 if y.dtype == torch.float64 else torch.float32)
     expect_rows("shrunk", shrunk)

@@ -33,7 +33,11 @@ def _check(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> None:
 
 
 def _fake(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> torch.Tensor:
-    return x.new_empty(x.shape[0], max_rank, dtype=torch.float32)
+    return x.new_empty(x.shape[0], max_rank, dtype=_sum_dtype(x))
+
+
+def _sum_dtype(x: torch.Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 @op(check=_check, fake=_fake)
@@ -46,7 +50,7 @@ def _lora_shrink(
     seg_slot: torch.Tensor,
 ) -> torch.Tensor:
     """lora_shrink over a bank's and a plan's tensors."""
-    shrunk = x.new_zeros(x.shape[0], max_rank, dtype=torch.float32 if x.dtype != torch.float64 else torch.float64)
+    shrunk = x.new_zeros(x.shape[0], max_rank, dtype=_sum_dtype(x))
     for s, slot in enumerate(seg_slot.tolist()):
         begin, end = int(seg_offset[s]), int(seg_offset[s + 1])
         if slot >= 0 and begin < end:

@@ -7,6 +7,7 @@ import torch
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu
 from lorid_engine.ops.checks import (
+    check_offsets,
     expect_contiguous,
     expect_device,
     expect_dtype,
@@ -49,13 +50,12 @@ def _check(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, 
 
 
 def _check_tables(num_rows, num_pages, block_table, query_offset, positions) -> None:
-    if int(query_offset[0]) != 0 or int(query_offset[-1]) != num_rows or bool((query_offset.diff() < 0).any()):
-        raise ShapeError(f"query_offset must rise from 0 to T = {num_rows}; got {query_offset.tolist()}")
+    check_offsets("query_offset", query_offset, num_rows)
     for b in range(block_table.shape[0]):
         rows = positions[int(query_offset[b]) : int(query_offset[b + 1])]
         if not rows.numel():
             continue
-        if int(rows[0]) < 0 or bool((rows.diff() != 1).any()):
+        if int(rows[0]) < 0 or bool((rows.long().diff() != 1).any()):
             raise ShapeError(f"positions of sequence {b} must count up from 0 or more; got {rows.tolist()}")
         pages = int(rows[-1]) // PAGE_TOKENS + 1
         used = block_table[b, :pages]
@@ -116,7 +116,12 @@ def paged_attention(
     return out
 
 
-@paged_attention.backend("cpu", why_not=lambda q, *_: cpu.why_not_tensors(q))
+def _why_not(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, *_) -> str | None:
+    heads = q.shape[1] // head_dim // k_pages.shape[1]
+    return cpu.why_not_heads(head_dim, heads) or cpu.why_not_tensors(q)
+
+
+@paged_attention.backend("cpu", why_not=_why_not)
 def _cpu(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, scale, window) -> torch.Tensor:
     out = q.new_empty(q.shape)
     cpu.extension().paged_attention(

@@ -60,6 +60,8 @@ def _check(
         if int(cache_slot.min()) < 0 or int(cache_slot.max()) >= k_pages.shape[0] * PAGE_TOKENS:
             last = k_pages.shape[0] * PAGE_TOKENS - 1
             raise ShapeError(f"cache_slot must be from 0 to {last}; got {cache_slot.tolist()}")
+        if cache_slot.unique().numel() < cache_slot.numel():
+            raise ShapeError(f"cache_slot must give each row a place of its own; got {cache_slot.tolist()}")
 
 
 def _fake(
@@ -120,7 +122,7 @@ def rope(
     return rotated[:, :num_heads].flatten(1).to(qkv.dtype)
 
 
-@rope.backend("cpu", why_not=lambda qkv, *_: cpu.why_not_tensors(qkv))
+@rope.backend("cpu", why_not=lambda qkv, cos, *_: cpu.why_not_heads(2 * cos.shape[1]) or cpu.why_not_tensors(qkv))
 def _cpu(
     qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads, q_norm=None, k_norm=None, norm_epsilon=0.0
 ) -> torch.Tensor:

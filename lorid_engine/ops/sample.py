@@ -43,9 +43,13 @@ def _check(logits, philox_key, philox_counter, temperature, top_k, top_p, num_lo
     expect_device(logits, **given)
     if not -1 <= num_logprobs <= logits.shape[1]:
         raise ShapeError(f"num_logprobs must be from -1 to V = {logits.shape[1]}; got {num_logprobs}")
+    if logits.shape[1] == 0:
+        raise ShapeError("logits must have a column for each token; got none")
     if logits.device.type == "cpu" and rows:
-        if not bool((temperature >= 0).all()):
-            raise ShapeError(f"temperature must be 0 or more; got {temperature.tolist()}")
+        if not bool(((temperature >= 0) & temperature.isfinite()).all()):
+            raise ShapeError(f"temperature must be 0 or more and finite; got {temperature.tolist()}")
+        if int(philox_counter.min()) < 0 or int(philox_counter.max()) >= 2**32:
+            raise ShapeError(f"philox_counter must be from 0 to 2^32 - 1; got {philox_counter.tolist()}")
         if not bool(((top_p > 0) & (top_p <= 1)).all()):
             raise ShapeError(f"top_p must be above 0 and at most 1; got {top_p.tolist()}")
 
@@ -101,7 +105,7 @@ def sample(
         logits: [K, V] float32; a NaN counts as impossible.
         philox_key: [K] int64, the 64-bit key.
         philox_counter: [K, 2] int64: sample, position; each below 2^32.
-        temperature: [K] float32; 0 takes the largest logit.
+        temperature: [K] float32, finite; 0 takes the largest logit.
         top_k: [K] int32; 0 or less = all.
         top_p: [K] float32, above 0; 1 = all.
         num_logprobs: how many of the largest to report; -1 = no log-probabilities at all.
@@ -128,8 +132,7 @@ def sample(
     ]
     token_ids = torch.tensor(ids, dtype=torch.int32)
     if num_logprobs < 0:
-        empty = logits.new_empty(0)
-        return token_ids, empty, empty.int(), empty.int().reshape(0, 0), empty.reshape(0, 0)
+        return (token_ids, *_fake(logits, philox_key, philox_counter, temperature, top_k, top_p, num_logprobs)[1:])
     logprobs = logits.double().nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).log_softmax(dim=1)
     drawn = logprobs.gather(1, token_ids.long().clamp(min=0).unsqueeze(1))
     top = logprobs.sort(dim=1, descending=True, stable=True)

@@ -145,7 +145,8 @@ def test_a_failed_step_loses_nothing(error: BaseException) -> None:
     engine, runner = fake_engine(max_batch_tokens=8)
     requests = [
         # two begin alike: pages that a failed step filled must not be shared as if they held something
-        Request([k // 2] * 40, sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k)) for k in range(3)
+        Request([k // 2] * 40, sampling=SamplingParams(max_tokens=12, seed=k, n=2), request_id=str(k))
+        for k in range(3)
     ]
     for request in requests:
         engine.add_request(request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -46,7 +48,7 @@ class Feeder:
         order = np.random.default_rng(0).permutation(8 * PAGES_EACH).astype(np.int32)
         self.tables = order[: len(self.slots) * PAGES_EACH].reshape(len(self.slots), PAGES_EACH)
 
-    def step(self, tokens: dict[int, list[int]]) -> dict[int, np.ndarray]:
+    def step(self, tokens: dict[int, list[int]], copies: Sequence[tuple[int, int]] = ()) -> dict[int, np.ndarray]:
         """One step with these tokens of these sequences; the logits [tokens, V] of each."""
         lengths = [len(part) for part in tokens.values()]
         offset = np.cumsum([0, *lengths]).astype(np.int32)
@@ -67,7 +69,7 @@ class Feeder:
                 top_k=np.zeros(rows, np.int32),
                 top_p=np.ones(rows, np.float32),
                 num_logprobs=-1,
-                page_copies=np.zeros((0, 2), np.int32),
+                page_copies=np.array(copies, np.int32).reshape(-1, 2),
             )
         )
         for b, part in tokens.items():
@@ -194,12 +196,59 @@ def test_bf16_is_close_to_fp32(adapted: tuple[Path, dict[str, Path]], isa: str) 
     assert np.abs(wide - half).max() <= 0.05 * np.abs(wide).max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_copied_page_goes_on_as_the_original(adapted: tuple[Path, dict[str, Path]], dtype: torch.dtype) -> None:
+    feeder, tokens = Feeder(make_runner(adapted[0], dtype), [-1, -1]), token_list(20)
+    feeder.step({0: tokens})
+    full, half = feeder.tables[0, :2].copy()
+    feeder.tables[1, 0] = full  # shared; the second page is copied, since both go on in it
+    feeder.fed[1] = 20
+    pieces = feeder.step({0: [7, 8], 1: [7, 8]}, copies=[(half, feeder.tables[1, 1])])
+    assert np.array_equal(pieces[0].view(np.int32), pieces[1].view(np.int32))
+    feeder.step({0: [9]})
+    parted = [feeder.step({1: [token]})[1] for token in (10, 11)]
+    alone = feed_all(Feeder(make_runner(adapted[0], dtype), [-1]), 0, [*tokens, 7, 8, 10, 11], [])
+    assert np.array_equal(np.concatenate([pieces[1], *parted]).view(np.int32), alone[20:].view(np.int32))
+
+
+def test_two_threads_in_one_program_are_refused(adapted: tuple[Path, dict[str, Path]]) -> None:
+    runner = make_runner(adapted[0])
+    feeders, outcomes = [Feeder(runner, [-1]), Feeder(runner, [-1])], []
+
+    def feed(feeder: Feeder) -> None:
+        for _ in range(20):
+            feeder.fed[0] = 0
+            try:
+                feeder.step({0: token_list(200)})
+                outcomes.append("ran")
+            except RuntimeError as error:
+                outcomes.append(str(error))
+
+    threads = [threading.Thread(target=feed, args=(feeder,)) for feeder in feeders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 40 and "ran" in outcomes
+    assert all(outcome == "ran" or "one step at a time" in outcome for outcome in outcomes)
+
+
 def test_a_step_that_points_outside_is_refused(adapted: tuple[Path, dict[str, Path]]) -> None:
     feeder = Feeder(make_runner(adapted[0]), [-1, 8])
     with pytest.raises(ValueError, match="token_ids must be from 0 to 130; got 131"):
         feeder.step({0: [131]})
     with pytest.raises(ValueError, match="seg_slot must be from -1 to 7; got 8"):
         feeder.step({1: [5]})
+    with pytest.raises(ValueError, match="a step may have 400 rows; got 401"):
+        feeder.step({0: [5] * 401})
+    with pytest.raises(ValueError, match="block_table has 20 columns; sequence 0 needs 21"):
+        feeder.step({0: [5] * 321})
+    feeder.fed[0] = 512
+    with pytest.raises(ValueError, match="positions of a sequence must count up within 0 to 511; got 512"):
+        feeder.step({0: [5]})
+    feeder.fed[0] = 0
+    with pytest.raises(ValueError, match="rows must be from 0 to 400; got 401"):
+        feeder.runner.logits(401)
     feeder.tables[0, 0] = -1
     with pytest.raises(ValueError, match="block_table must name pages 0 to 159; got -1"):
         feeder.step({0: [5]})

@@ -126,6 +126,25 @@ def test_bias(isa: str, out_features: int, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rank", RANKS)
+def test_every_rank_meets_every_number_of_rows(isa: str, rank: int, rows: int, dtype: torch.dtype) -> None:
+    """Strided rows over poisoned padding, a base row, an empty slot, an empty segment, and NaN in other rows."""
+    bank = make_bank([rank, 5, 0], 33, 37, dtype)
+    offset, slots = [0, rows // 8, rows // 8, rows // 4, rows - rows // 8, rows], [-1, 1, 2, 0, 3]
+    plan = SegmentPlan(torch.tensor(offset, dtype=torch.int32), torch.tensor(slots, dtype=torch.int32))
+    x, weight = strided(random(rows, 33, dtype=dtype)), random(37, 33, dtype=dtype, seed=2) / 6
+    check_linear(x, weight, bank, plan)
+    packed = pack_linear(weight)
+    clean = lora_linear(x, packed, bank, plan)
+    x[::7] = float("nan")
+    poisoned = lora_linear(x, packed, bank, plan)
+    others = torch.arange(rows) % 7 != 0
+    assert_same_bits(poisoned[others], clean[others])
+    assert poisoned[~others].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_rows_do_not_depend_on_the_batch(isa: str, dtype: torch.dtype) -> None:
     """Invariant 1: alone, in any company, among NaNs, on any number of threads, a row has the same bits."""
     bank = make_bank([3, 64, 17], 131, 200, dtype)
@@ -180,6 +199,18 @@ def test_output_padding_stays(isa: str) -> None:
     assert (y.as_strided((2, 5), (26, 1), 21) == 7.0).all()
 
 
+def test_expand_leaves_base_rows_alone(isa: str) -> None:
+    """Invariant 2 to the bit: a negative zero stays one, a NaN keeps its payload."""
+    bank, plan = make_bank([3], 8, 40, torch.bfloat16), SegmentPlan.from_slots([-1, 0, 1, -1])
+    bits = torch.tensor([-(2**15), 0x7F81, 0x7FC1, 0], dtype=torch.int16).repeat(4, 10)
+    y = bits.clone().view(torch.bfloat16)
+    lora_expand(y, torch.ones(4, 3), bank, plan)
+    assert torch.equal(y.view(torch.int16)[[0, 2, 3]], bits[[0, 2, 3]])
+    assert not torch.equal(y.view(torch.int16)[1], bits[1])
+    with pytest.raises(ShapeError, match="rows of y must not overlap; they are 0 elements apart"):
+        lora_expand(torch.zeros(1, 40).bfloat16().expand(4, 40), torch.ones(4, 3), bank, plan)
+
+
 def test_packing(isa: str) -> None:
     for dtype in DTYPES:
         weight = strided(random(37, 11, dtype=dtype))
@@ -221,6 +252,11 @@ class TestRefusals:
         self.refuse(r"seg_slot must be -1 or a slot from 0 to 1; got \[0, 5\]", plan=SegmentPlan.from_slots([0, 5, 5]))
         with pytest.raises(ShapeError, match="seg_slot must be -1 or"):
             SegmentPlan.from_slots([-2])
+        with pytest.raises(ShapeError, match="must rise"):  # a difference of these wraps around in 32 bits
+            SegmentPlan(
+                torch.tensor([0, 10**7, -(2**31) + 10**7 - 1, 3], dtype=torch.int32),
+                torch.tensor([0, -1, -1], dtype=torch.int32),
+            )
         with pytest.raises(ShapeError, match="must rise"):
             SegmentPlan(torch.tensor([0, 3, 2], dtype=torch.int32), torch.tensor([0, 1], dtype=torch.int32))
 

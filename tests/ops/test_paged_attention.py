@@ -123,3 +123,17 @@ def test_refusals() -> None:
     assert attend(sequences, [(0, 0, 16)]).shape == (16, 32)
     with pytest.raises(ShapeError, match="window"):
         attend(sequences, [(0, 0, 16)], window=-1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [2, 5, 16, 17])
+def test_keys_before_the_window_are_absent_even_as_nans(isa: str, window: int, dtype: torch.dtype) -> None:
+    sequences, clean = (make_sequences([40], (4, 2, 24), dtype) for _ in range(2))
+    at = int(sequences.block_table[0, 0]) * 16 + 3
+    write_token(sequences.k_pages, sequences.v_pages, at, *torch.full((2, 2, 24), float("nan")))
+    actual, expected = (attend(each, [(0, 0, 40)], window) for each in (sequences, clean))
+    sees = [3 <= t < 3 + window for t in range(40)]
+    assert actual.isnan().any(dim=1).tolist() == sees
+    for t in range(40):
+        if not sees[t]:
+            assert_same_bits(actual[t], expected[t])

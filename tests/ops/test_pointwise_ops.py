@@ -47,6 +47,8 @@ def test_silu_mul_at_the_ends(isa: str) -> None:
     y = silu_mul(torch.cat([gate, torch.ones_like(gate)], dim=1))
     assert_close(y[0, 1:-1], torch.nn.functional.silu(gate.double())[0, 1:-1])
     assert abs(float(y[0, 0])) < 1e-7 and float(y[0, -1]) == pytest.approx(1e30)
+    far = torch.tensor([[-3e38, -1e37, -float("inf"), 1.0, 1.0, 1.0]])
+    assert silu_mul(far).tolist() == [[0.0, 0.0, 0.0]]
     assert silu_mul(torch.full((1, 2), float("nan"))).isnan().all()
 
 
@@ -94,6 +96,9 @@ def test_rope_refuses_slots_and_positions_out_of_range() -> None:
     good = torch.zeros(1, dtype=torch.int32)
     with pytest.raises(ShapeError, match="cache_slot must be from 0 to 15"):
         rope(torch.zeros(1, 12), table, table, good, torch.tensor([16]), k_pages, v_pages, 1)
+    with pytest.raises(ShapeError, match="cache_slot must give each row a place of its own"):
+        two = torch.zeros(2, dtype=torch.int32)
+        rope(torch.zeros(2, 12), table, table, two, torch.tensor([3, 3]), k_pages, v_pages, 1)
     with pytest.raises(ShapeError, match="positions must be from 0 to 2"):
         rope(torch.zeros(1, 12), table, table, good + 3, torch.tensor([0]), k_pages, v_pages, 1)
     with pytest.raises(ShapeError, match=r"k_norm must have shape \[4\]; got \[3\]"):

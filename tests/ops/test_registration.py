@@ -70,6 +70,37 @@ def test_opcheck(name: str) -> None:
     torch.library.opcheck(getattr(torch.ops.lorid, name).default, cases()[name])
 
 
+@pytest.mark.parametrize("name", ["lora_shrink", "sample"])
+def test_opcheck_of_the_reference(name: str) -> None:
+    arguments = cases()[name]
+    if name == "lora_shrink":
+        arguments = (X.double(), BANK.a.double(), *arguments[2:])
+    with ops.use_backend("reference"):
+        torch.library.opcheck(getattr(torch.ops.lorid, name).default, arguments)
+        if name == "sample":
+            torch.library.opcheck(torch.ops.lorid.sample.default, (*arguments[:-1], -1))
+
+
+def test_tracing_sees_the_op() -> None:
+    def layer(x: torch.Tensor) -> torch.Tensor:
+        return ops.silu_mul(x) + 1
+
+    graph = torch.fx.experimental.proxy_tensor.make_fx(layer)(torch.ones(2, 4))
+    assert any("lorid.silu_mul" in str(node.target) for node in graph.graph.nodes)
+    with torch._subclasses.FakeTensorMode():
+        assert layer(torch.ones(3, 8)).shape == (3, 4)
+
+
+def test_a_gradient_is_refused_not_dropped() -> None:
+    x = torch.ones(2, 4, requires_grad=True)
+    y = ops.silu_mul(x)
+    assert y.requires_grad
+    with pytest.raises(RuntimeError, match=r"lorid.silu_mul.*no autograd"):
+        y.sum().backward()
+    with torch.no_grad():
+        assert not ops.silu_mul(x).requires_grad
+
+
 def test_compiles_without_a_graph_break() -> None:
     packed = ops.pack_linear(torch.randn(24, 16))
 

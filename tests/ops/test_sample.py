@@ -105,6 +105,13 @@ def test_top_p_alone_over_a_flat_large_vocabulary() -> None:
 def test_refusals() -> None:
     with pytest.raises(ShapeError, match="temperature"):
         draw(torch.zeros(1, 4), temperature=-1.0)
+    with pytest.raises(ShapeError, match="temperature must be 0 or more and finite"):
+        draw(torch.zeros(1, 4), temperature=math.inf)
+    with pytest.raises(ShapeError, match="a column for each token"):
+        draw(torch.zeros(1, 0))
+    with pytest.raises(ShapeError, match="philox_counter must be from 0"):
+        one = torch.ones(1)
+        sample(torch.zeros(1, 4), one.long(), torch.tensor([[0, 2**32]]), one, one.int(), one, -1)
     with pytest.raises(ShapeError, match="top_p"):
         draw(torch.zeros(1, 4), top_p=0.0)
     with pytest.raises(ShapeError, match="num_logprobs must be from -1 to V = 4"):
