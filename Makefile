@@ -27,6 +27,7 @@ help:
 $(BIN)/python:
 	@$(PYTHON) tools/before_install.py $(VENV_ARGS)
 	@$(PYTHON) -m venv $(VENV_ARGS) $(VENV)
+	@$(PYTHON) tools/parent_packages.py $(VENV) $(VENV_ARGS)
 
 $(VENV)/installed: $(BIN)/python $(INSTALLED)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/constraints.py $(VENV)/constraints.txt) $(PIP_ARGS) -e .

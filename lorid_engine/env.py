@@ -30,7 +30,10 @@ def backend() -> str | None:
 
 def cache_dir() -> Path:
     """LORID_CACHE, else XDG_CACHE_HOME/lorid-engine, else ~/.cache/lorid-engine: fetched and converted base models."""
-    if own := os.environ.get("LORID_CACHE"):
-        return Path(own).expanduser()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base).expanduser() if base else Path.home() / ".cache") / "lorid-engine"
+    try:
+        if own := os.environ.get("LORID_CACHE"):
+            return Path(own).expanduser()
+        base = os.environ.get("XDG_CACHE_HOME")
+        return (Path(base).expanduser() if base else Path.home() / ".cache") / "lorid-engine"
+    except RuntimeError as error:  # no such user, or a user without a home
+        raise ConfigError(f"the cache folder cannot be told ({error}); set LORID_CACHE to one") from None

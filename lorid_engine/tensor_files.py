@@ -24,4 +24,6 @@ def open_safetensors(path: Path) -> Any:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing") from None
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is no complete safetensors file ({error}); fetch or save it again") from None
+        raise CheckpointError(
+            f"{path} is no complete safetensors file ({error}); delete it and fetch or save it again"
+        ) from None

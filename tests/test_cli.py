@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -85,11 +86,51 @@ def test_a_question_of_a_megabyte(
     assert "tokens; the context of 512 leaves no room" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["solve", "--threads", "0"], ["solve", "--max-rounds", "x"], ["sing"], []])
+@pytest.mark.parametrize(
+    "arguments", [["solve", "--threads", "0"], ["solve", "--max-rounds", "x"], ["solve", "--seed", "-1"], ["sing"], []]
+)
 def test_argparse_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(arguments)
     assert stopped.value.code == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def run_cli(pack_folder: Path, *arguments: str, **options: object) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "lorid_engine.cli", *arguments]
+    return subprocess.run(command, text=True, check=False, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
+
+
+def test_output_that_cannot_be_written(pack_folder: Path) -> None:
+    with open("/dev/full", "w") as full:
+        result = run_cli(pack_folder, "doctor", stdout=full)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "No space left" in result.stderr
+    read, write = os.pipe()
+    os.close(read)
+    result = run_cli(pack_folder, "doctor", "--json", stdout=write)
+    os.close(write)
+    assert result.returncode == 141 and result.stderr == ""
+
+
+def test_closed_stdin_and_letters_that_the_terminal_lacks(pack_folder: Path) -> None:
+    closed = run_cli(pack_folder, *options(pack_folder), stdout=subprocess.PIPE, preexec_fn=lambda: os.close(0))
+    assert closed.returncode == 2 and "the question is empty" in closed.stderr and "Traceback" not in closed.stderr
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    result = run_cli(pack_folder, *options(pack_folder, "5 € and 2?"), stdout=subprocess.PIPE, env=ascii_only)
+    assert result.returncode == 0, result.stderr
+
+
+def test_a_home_that_cannot_be_told(capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORID_CACHE", "~nosuchuser/x")
+    assert main(["doctor"]) == 0
+    assert "unusable: the cache folder cannot be told" in capsys.readouterr().out
+
+
+def test_messages_are_one_clean_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "pack.toml").write_text('name = "a"\n"\\u001b]0;title\\u0007 key\\nnext" = 1\n')
+    assert main(["solve", "--pack", str(tmp_path), "x"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "\x1b" not in error and "\x07" not in error
 
 
 def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -115,6 +156,19 @@ def test_as_a_program(pack_folder: Path) -> None:
     assert result.returncode == 0 and json.loads(result.stdout)["rounds"] >= 1
     missing = subprocess.run([*command[:4], "--pack", "nope"], capture_output=True, text=True, check=False)
     assert missing.returncode == 2 and missing.stderr.count("\n") == 1 and missing.stdout == ""
+
+
+def test_judged_rounds_are_shown_whole_and_growing_ones_end_first() -> None:
+    rules = "\n".join(f"{k}. Add the number of items in group {k} to the number of all other items." for k in range(30))
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, height=24, highlight=False)
+    with LiveTrace(console) as trace:
+        trace(TextEvent(0, 1, "kg", rules))
+        growing = "".join(str(part) for part in trace._tail(rules, "kg"))
+        assert "group 29" in growing and "group 1 " not in growing
+        sample = Sample(rules, (1,), "5")
+        trace(RoundEvent(0, Round(1, sample, sample, sample), None))
+    shown = "".join(console.file.getvalue().split())
+    assert all(f"{k}.Add" in shown for k in range(30))
 
 
 def test_what_a_model_says_cannot_steer_the_terminal() -> None:

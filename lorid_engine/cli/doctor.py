@@ -11,6 +11,7 @@ import sys
 from typing import Any
 
 from lorid_engine import env
+from lorid_engine.errors import ConfigError
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "triton", "rich")
 
@@ -86,11 +87,10 @@ def _isas() -> dict[str, str]:
     for isa in ("avx512bf16", "avx512", "avx2", "neon", "scalar"):
         states.setdefault(isa, "not compiled in: another architecture, or the compiler did not know it")
     forced = env.isa()
-    used = forced or _C.active_isa()
-    if used in states:
-        states[used] += ", in use" + (" (LORID_ISA)" if forced else "")
+    if forced and forced not in supported:
+        states["LORID_ISA"] = f"unusable: {forced!r} is none that is ready here"
     else:
-        states["LORID_ISA"] = f"unusable: {forced!r} is no instruction set"
+        states[forced or _C.active_isa()] += ", in use" + (" (LORID_ISA)" if forced else "")
     return states
 
 
@@ -100,6 +100,8 @@ def _backends() -> dict[str, str]:
 
     try:
         backends = ops.report()
+        if (asked := ops.dispatch.asked_backend()) is not None:
+            backends[asked] += ", asked for (LORID_BACKEND)"
     except LoridError as error:
         backends = {"cpu": f"unusable: {error}"}
     return backends | {"triton (GPU)": "not in this version"}
@@ -116,9 +118,13 @@ def _versions() -> dict[str, str]:
 
 
 def _cache() -> dict[str, str]:
-    folder = env.cache_dir()
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    writable = "writable" if os.access(existing, os.W_OK) else "NOT writable: set LORID_CACHE to another folder"
+    try:
+        folder = env.cache_dir()
+    except ConfigError as error:
+        return {"folder": f"unusable: {error}"}
+    existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    usable = existing.is_dir() and os.access(existing, os.W_OK)
+    writable = "writable" if usable else "NOT writable: set LORID_CACHE to another folder"
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
     return {"folder": str(folder), "state": f"{writable}, {size / 1e6:.0f} MB in it"}
 

@@ -22,10 +22,13 @@ def run_solve(options: argparse.Namespace) -> int:
     pack_name = options.pack or DEFAULT_PACK
     pack = load_pack(pack_name)  # a wrong name is told before anything is loaded or asked
     question = _read_question(options.question)
-    out = Console(stderr=options.json, highlight=False, soft_wrap=True)
+    out = Console(stderr=options.json, highlight=False)
+    out.soft_wrap = not out.is_terminal  # plain lines are as long as they are
     silent = options.quiet or (options.json and not out.is_terminal)
     if not silent:
         out.print(plain(f"Pack {pack.name}" + (f": {pack.accuracy}." if pack.accuracy else ".")), style="dim")
+        if out.is_terminal:
+            out.print("Loading the base and its adapters.", style="dim")
     with FetchProgress(Console(stderr=True)) as report:
         from lorid_engine.solver import Solver, SolverConfig
 
@@ -48,21 +51,25 @@ def run_solve(options: argparse.Namespace) -> int:
 
 def _read_question(given: str | None) -> str:
     if given is None:
-        if sys.stdin is not None and not sys.stdin.isatty():
-            try:
-                given = sys.stdin.read()
-            except UnicodeDecodeError as error:
-                raise RequestError(f"the question on stdin is not text in UTF-8: {error}") from None
-        else:
-            try:
-                given = input("Question: ")
-            except EOFError:
-                given = ""
+        given = _read_stdin()
     if not given.strip():
         raise RequestError(
             'the question is empty; for example: lorid solve "Tom has 3 apples and buys 4. How many has he?"'
         )
     return given.strip()
+
+
+def _read_stdin() -> str:
+    if sys.stdin is None:
+        return ""
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.read()
+        return Console(stderr=True).input("Question: ")
+    except EOFError:
+        return ""
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the question on stdin is not text in UTF-8: {error}") from None
 
 
 def _print_solution(options: argparse.Namespace, out: Console, solution: Solution) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 
 from rich.columns import Columns
@@ -12,16 +11,15 @@ from rich.panel import Panel
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
+from lorid_engine.cli import without_control
 from lorid_engine.solver.solution import Event, Round, RoundEvent, TextEvent
 
 _TITLES = {"ir": "Intuitive reasoner", "kg": "Rules", "dr": "Deep reasoner"}
-# Escape sequences and other control characters: what a model or a question says must not steer the terminal.
-_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|.)?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def plain(text: str) -> Text:
     """Text that is shown as it is: no markup, no control characters, no lone surrogates."""
-    return Text(_CONTROL.sub("", text).encode("utf-8", "replace").decode())
+    return Text(without_control(text))
 
 
 class FetchProgress:
@@ -109,9 +107,16 @@ class LiveTrace:
         self._current = round.number + 1
 
     def _render(self) -> RenderableType:
-        texts = {role: self._texts.get((self._current, role), "") for role in _TITLES}
+        texts = {role: self._tail(self._texts.get((self._current, role), ""), role) for role in _TITLES}
         speed = self._tokens / max(time.perf_counter() - self._start, 1e-3)
         return Group(self._panels(self._current, texts), Text(f"{speed:.0f} tokens/s", style="dim"))
+
+    def _tail(self, text: str, role: str) -> str:
+        """The end of a text that grows: what fits beside the other panels on the screen."""
+        width = max(20, self._console.width // (1 if role == "kg" else 2) - 5)
+        rows = max(2, (self._console.height - 7) // 2)  # two panels with their borders, and a line for the speed
+        lines = plain(text).wrap(self._console, width)
+        return text if len(lines) <= rows else "\n".join(line.plain for line in lines[-rows:])
 
     def _panels(self, number: int, texts: dict[str, str]) -> RenderableType:
         half = max(20, self._console.width // 2 - 1)

@@ -16,7 +16,7 @@ from lorid_engine.engine.batch import StepBatch, StepResult
 from lorid_engine.engine.options import base_folder, check_options, free_memory
 from lorid_engine.engine.outputs import EngineStats, refused_output, request_output
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
-from lorid_engine.engine.request import Logprob, Request, RequestOutput
+from lorid_engine.engine.request import Logprob, Request, RequestOutput, token_ids
 from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
@@ -49,7 +49,8 @@ class StepRunner(Protocol):
 class Engine:
     """Generates text with a frozen base and LoRA adapters; requests of any adapter or none share every step.
 
-    Not safe for use by several threads at once.
+    Not safe for use by several threads at once. In a child process, make a new one after a start by "spawn": torch's own
+    thread pool does not outlive a fork.
 
     Args:
         base: a folder in Hugging Face's format, or a .gguf file (converted once into the cache).
@@ -88,7 +89,7 @@ class Engine:
         if kv_memory is None:
             contexts = max_batch_rows * -(-config.max_positions // PAGE_SIZE) * page_bytes(config, torch_dtype)
             kv_memory = min(free_memory() // 2, contexts, 2 * 2**30)
-        num_pages = kv_memory // page_bytes(config, torch_dtype)
+        num_pages = min(kv_memory // page_bytes(config, torch_dtype), 2**31 // PAGE_SIZE - 1)
         if num_pages < 1:
             raise CapacityError(
                 f"kv_memory of {kv_memory} bytes holds no page; one takes {page_bytes(config, torch_dtype)}"
@@ -214,15 +215,19 @@ class Engine:
     def _prompt_ids(self, request: Request) -> list[int]:
         prompt = request.prompt
         if isinstance(prompt, str):
+            self.require_room(prompt)
             ids = self.tokenizer.encode(prompt)
         else:
             try:
-                ids = [int(token) for token in prompt]
-            except (TypeError, ValueError):
-                raise RequestError(f"a prompt must be text or token ids; got {type(prompt).__name__}") from None
-            wrong = next((token for token in ids if not 0 <= token < self.config.vocab_size), None)
-            if wrong is not None:
-                raise RequestError(f"token ids must be from 0 to {self.config.vocab_size - 1}; got {wrong}")
+                ids = token_ids(prompt)
+            except TypeError as error:
+                raise RequestError(f"a prompt must be text or a list of token ids; {error}") from None
+        wrong = next((token for token in ids if not 0 <= token < self.config.vocab_size), None)
+        if wrong is not None:
+            where = (
+                ", which the tokenizer made of the text and the model does not know" if isinstance(prompt, str) else ""
+            )
+            raise RequestError(f"token ids must be from 0 to {self.config.vocab_size - 1}; got {wrong}{where}")
         if not ids:
             raise RequestError("the prompt is empty; give at least one token")
         if len(ids) >= self.config.max_positions:
@@ -236,6 +241,15 @@ class Engine:
                 "raise kv_memory"
             )
         return ids
+
+    def require_room(self, text: str) -> None:
+        """Raises RequestError if a text cannot fit into the context whatever its tokens are, without encoding it."""
+        least = self.tokenizer.least_tokens(text)
+        if least >= self.config.max_positions:
+            raise RequestError(
+                f"the text has {len(text)} characters, at least {least} tokens; the context of "
+                f"{self.config.max_positions} leaves no room for an answer"
+            )
 
     def abort_request(self, request_id: str) -> bool:
         """Ends a request at once; what it generated is lost. False if it has finished already or never was."""
@@ -385,15 +399,17 @@ class Engine:
             Their outputs in order. One that cannot be served has `error` set and a sample whose finish_reason is "error"; the
             others are not affected. If it is interrupted, its unfinished requests are aborted.
         """
+        if isinstance(requests, str | bytes):
+            raise RequestError(f"generate takes Requests; got {type(requests).__name__}: wrap it in Request(...)")
         requests = [requests] if isinstance(requests, Request) else list(requests)
         done: dict[int, RequestOutput] = {}
         mine: dict[str, int] = {}
-        for place, request in enumerate(requests):
-            try:
-                mine[self.add_request(request)] = place
-            except LoridError as error:
-                done[place] = refused_output(request, error)
         try:
+            for place, request in enumerate(requests):
+                try:
+                    mine[self.add_request(request)] = place
+                except LoridError as error:
+                    done[place] = refused_output(request, error)
             while len(done) < len(requests):
                 for output in self.step_for(mine):
                     if output.finished:

@@ -8,6 +8,7 @@ import torch
 
 from lorid_engine import env
 from lorid_engine.errors import BackendUnavailableError, ConfigError
+from lorid_engine.ops.dispatch import asked_backend
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -30,17 +31,21 @@ def check_options(
         raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
     if device != "cpu":
         raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
+    if asked_backend() == "reference":
+        raise BackendUnavailableError(
+            "LORID_BACKEND=reference computes single ops; an engine runs on the C++ backend alone: unset the variable"
+        )
     numbers = {
-        "threads": threads,
-        "max_batch_rows": max_batch_rows,
-        "kv_memory": kv_memory,
-        "max_batch_tokens": max_batch_tokens,
+        "threads": (threads, 1024),
+        "max_batch_rows": (max_batch_rows, 2**16),
+        "kv_memory": (kv_memory, 2**60),
+        "max_batch_tokens": (max_batch_tokens, 2**20),
     }
-    for option, value in numbers.items():
+    for option, (value, most) in numbers.items():
         if value is None and option in ("threads", "kv_memory"):
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ConfigError(f"{option} must be a whole number of at least 1; got {value!r}")
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+            raise ConfigError(f"{option} must be a whole number from 1 to {most}; got {value!r}")
     if max_batch_tokens < max_batch_rows:
         raise ConfigError(
             f"max_batch_tokens must be at least max_batch_rows = {max_batch_rows}, one token a row; got {max_batch_tokens}"

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import numbers
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
 
 from lorid_engine.errors import ConfigError, LoridError
 
+_LARGEST_FLOAT32 = 3.4028234663852886e38
+
 
 def _number(
     name: str, value: object, least: float, most: float = math.inf, *, whole: bool = False, above: bool = False
-) -> None:
-    kinds: tuple[type, ...] = (int,) if whole else (int, float)
-    valid = isinstance(value, kinds) and not isinstance(value, bool)
+) -> int | float:
+    """The value as Python's own number, whatever kind of number it is; raises ConfigError where it is out of range."""
+    valid = isinstance(value, numbers.Integral if whole else numbers.Real) and not isinstance(value, bool)
     if valid:
         valid = least <= value <= most and not (above and value == least)  # type: ignore[operator]
-    if not valid or (isinstance(value, float) and not math.isfinite(value)):
+    if not valid or value == math.inf:
         kind = "a whole number" if whole else "a number"
         bound = f"above {least:g}" if above else f"of at least {least:g}"
         upper = f" and at most {most:g}" if most < math.inf else ""
         raise ConfigError(f"{name} must be {kind} {bound}{upper}; got {value!r}")
+    return int(value) if whole else float(value)  # type: ignore[call-overload, arg-type]
 
 
 def _entries(name: str, value: Iterable[Any] | None) -> tuple[Any, ...]:
@@ -31,6 +35,22 @@ def _entries(name: str, value: Iterable[Any] | None) -> tuple[Any, ...]:
         return tuple(value or ())
     except TypeError:
         raise ConfigError(f"{name} must be a list; got {value!r}") from None
+
+
+def token_ids(prompt: Sequence[int]) -> list[int]:
+    """A prompt's token ids as plain integers.
+
+    Raises:
+        TypeError: it is no list of whole numbers; the message says what it is.
+    """
+    if isinstance(prompt, bytes | bytearray | Mapping | Set) or not isinstance(prompt, Iterable):
+        raise TypeError(f"got {type(prompt).__name__}")
+    wrong = next(
+        (token for token in prompt if not isinstance(token, numbers.Integral) or isinstance(token, bool)), None
+    )
+    if wrong is not None:
+        raise TypeError(f"got {wrong!r} in it")
+    return [int(token) for token in prompt]
 
 
 @dataclass(frozen=True)
@@ -67,15 +87,19 @@ class SamplingParams:
     include_stop_str_in_output: bool = False
 
     def __post_init__(self) -> None:
-        _number("n", self.n, 1, 1024, whole=True)
-        _number("temperature", self.temperature, 0)
-        _number("top_p", self.top_p, 0, 1, above=True)
-        _number("top_k", self.top_k, -1, whole=True)
-        _number("max_tokens", self.max_tokens, 1, whole=True)
+        checked: dict[str, Any] = {
+            "n": _number("n", self.n, 1, 1024, whole=True),
+            "temperature": _number("temperature", self.temperature, 0, _LARGEST_FLOAT32),
+            "top_p": _number("top_p", self.top_p, 0, 1, above=True),
+            "top_k": _number("top_k", self.top_k, -1, 2**31 - 1, whole=True),
+            "max_tokens": _number("max_tokens", self.max_tokens, 1, whole=True),
+        }
         if self.seed is not None:
-            _number("seed", self.seed, 0, 2**64 - 1, whole=True)
+            checked["seed"] = _number("seed", self.seed, 0, 2**64 - 1, whole=True)
         if self.logprobs is not None:
-            _number("logprobs", self.logprobs, 0, 100, whole=True)
+            checked["logprobs"] = _number("logprobs", self.logprobs, 0, 100, whole=True)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
         object.__setattr__(self, "stop", _entries("stop", (self.stop,) if isinstance(self.stop, str) else self.stop))
         object.__setattr__(self, "stop_token_ids", _entries("stop_token_ids", self.stop_token_ids))
         if not all(isinstance(text, str) and text for text in _entries("stop", self.stop)):

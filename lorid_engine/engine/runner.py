@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
     """Bytes of one page of 16 tokens over all layers, keys and values."""
-    elements = sum(int(np.prod(shape)) for shape in page_shapes(config.num_kv_heads, config.head_dim, dtype))
+    elements = sum(math.prod(shape) for shape in page_shapes(config.num_kv_heads, config.head_dim, dtype))
     return config.num_layers * elements * dtype.itemsize
 
 

@@ -50,7 +50,7 @@ def load_adapter(name: str, folder: Path | str, config: ModelConfig) -> LoraAdap
 
 def _check_fit(name: str, module: str, weights: LoraWeights, config: ModelConfig) -> None:
     shapes = module_shapes(config)
-    match = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", module)
+    match = re.fullmatch(r"model\.layers\.(0|[1-9][0-9]{0,5})\.(.+)", module)
     if match is None or match[2] not in shapes:
         raise AdapterError(f"adapter {name!r} targets {module}, which is not supported; supported: {', '.join(shapes)}")
     if int(match[1]) >= config.num_layers:

@@ -27,7 +27,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path.parent} has no {path.name}; a base is a folder in Hugging Face's format"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} must hold a JSON object; got {type(value).__name__}")
@@ -81,7 +81,7 @@ class ModelConfig:
         )
         for name in (*sizes, "max_positions"):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**31:
                 raise CheckpointError(f"config.json: {name} must be a positive whole number; got {value!r}")
         if self.num_heads % self.num_kv_heads:
             raise CheckpointError(
@@ -132,9 +132,11 @@ class ModelConfig:
                 mlp_bias=has_bias(raw, family.mlp_bias),
                 head_norm=family.head_norm,
             )
+        except CheckpointError:
+            raise
         except KeyError as error:
             raise CheckpointError(f"{folder / 'config.json'} has no {error.args[0]}") from None
-        except (TypeError, ValueError, ZeroDivisionError) as error:
+        except (TypeError, ValueError, OverflowError, ZeroDivisionError) as error:
             raise CheckpointError(f"{folder / 'config.json'}: {error}") from None
 
 

@@ -13,11 +13,24 @@ from pathlib import Path
 
 from lorid_engine.errors import CheckpointError
 
+Report = Callable[[str, int, int], None]
 _DONE = "converted"  # written last: a folder without it was cut short
 
 
+def is_cached(path: Path) -> bool:
+    """Whether the cache has a file.
+
+    Raises:
+        CheckpointError: it cannot be looked at.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); set LORID_CACHE to another folder") from None
+
+
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, report: Report | None = None) -> Iterator[None]:
     """Holds a lock file against other processes while the block runs; its folder is made.
 
     Raises:
@@ -33,7 +46,12 @@ def locked(path: Path) -> Iterator[None]:
             f"the cache folder {path.parent} cannot be written ({error.strerror}); set LORID_CACHE to another"
         ) from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if report:
+                report("waiting for another process that prepares the same base", 0, 0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -53,9 +71,7 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hf_folder_from_gguf(
-    gguf_file: Path, cache_dir: Path, report: Callable[[str, int, int], None] | None = None
-) -> Path:
+def hf_folder_from_gguf(gguf_file: Path, cache_dir: Path, report: Report | None = None) -> Path:
     """The folder in Hugging Face's format (bfloat16) of a GGUF file, converted if it is not in the cache yet.
 
     Args:
@@ -68,23 +84,24 @@ def hf_folder_from_gguf(
     """
     name = file_sha256(gguf_file)[:32]
     target = cache_dir / "bases" / name
-    if (target / _DONE).exists():
+    if is_cached(target / _DONE):
         return target
-    with locked(cache_dir / "bases" / f"{name}.lock"):
-        if (target / _DONE).exists():  # another process was faster
+    with locked(cache_dir / "bases" / f"{name}.lock", report):
+        if is_cached(target / _DONE):  # another process was faster
             return target
-        shutil.rmtree(target, ignore_errors=True)
+        for left in [target, *target.parent.glob(f"{name}.scratch.*")]:  # of processes that were killed
+            shutil.rmtree(left, ignore_errors=True)
         if report:
             report(f"converting {gguf_file.name}", 0, 1)
-        scratch = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=target.parent))
         try:
-            _convert(gguf_file, scratch)
-            (scratch / _DONE).write_text(f"from {gguf_file.name}\n", encoding="utf-8")
-            os.rename(scratch, target)
+            with tempfile.TemporaryDirectory(prefix=f"{name}.scratch.", dir=target.parent) as scratch:
+                made = Path(scratch, "base")
+                made.mkdir()  # unlike its parent, as readable to others as the user's other files
+                _convert(gguf_file, made)
+                (made / _DONE).write_text(f"from {gguf_file.name}\n", encoding="utf-8")
+                os.rename(made, target)
         except OSError as error:
             raise CheckpointError(f"{gguf_file} could not be converted into {target}: {error}") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
         if report:
             report(f"converting {gguf_file.name}", 1, 1)
     return target
@@ -109,6 +126,6 @@ def _convert(gguf_file: Path, folder: Path) -> None:
     except (OSError, MemoryError):
         raise
     except Exception as error:  # the loader raises many kinds for a damaged or unknown file
-        raise CheckpointError(f"{gguf_file} cannot be read as a GGUF model: {error}") from error
+        raise CheckpointError(f"{gguf_file} cannot be converted from GGUF: {error}") from error
     finally:
         logging.set_verbosity(verbosity)

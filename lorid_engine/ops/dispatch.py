@@ -70,9 +70,7 @@ class Op:
 
     def _run(self, *args: Any) -> Any:
         self._check(*args)
-        asked = _asked.get() or env.backend()
-        if asked is not None and asked not in BACKENDS:
-            raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {asked!r}")
+        asked = asked_backend()
         for backend in self._backends:
             if asked not in (None, backend.name):
                 continue
@@ -103,6 +101,18 @@ def op(
 ) -> Callable[[Callable[..., Any]], Op]:
     """Makes an op of its reference."""
     return lambda reference: Op(reference, check, fake, mutates)
+
+
+def asked_backend() -> str | None:
+    """The backend that use_backend or LORID_BACKEND asks for, if one does.
+
+    Raises:
+        ConfigError: LORID_BACKEND names none.
+    """
+    asked = _asked.get() or env.backend()
+    if asked is not None and asked not in BACKENDS:
+        raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {asked!r}")
+    return asked
 
 
 @contextmanager

@@ -37,6 +37,10 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
+_REPEATS = re.compile(r"[*+?{]")
+_REPEATED_GROUP = re.compile(r"\)[*+?{]")
+
+
 @dataclass(frozen=True)
 class LoraWeights:
     """One module's adapter: a [R, I], b [O, R] as stored (mapped from the file), and the factor of their product."""
@@ -74,7 +78,7 @@ def _read_config(name: str, folder: Path) -> dict[str, Any]:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise AdapterError(f"adapter {name!r}: {path} is missing; expected a folder in PEFT's format") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise AdapterError(f"adapter {name!r}: {path} cannot be read as JSON: {error}") from None
     if not isinstance(settings, dict):
         raise AdapterError(f"adapter {name!r}: {path} must hold a JSON object")
@@ -108,7 +112,7 @@ def _refuse_unsupported(name: str, settings: dict[str, Any]) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e30 < value < 1e30
 
 
 def _read_tensors(name: str, folder: Path) -> dict[str, dict[str, torch.Tensor]]:
@@ -127,7 +131,10 @@ def _read_tensors(name: str, folder: Path) -> dict[str, dict[str, torch.Tensor]]
                 raise AdapterError(
                     f"adapter {name!r} has the tensor {key}, which is no LoRA matrix of a supported module"
                 )
-            halves.setdefault(match[1], {})[match[2]] = file.get_tensor(key)
+            parts = halves.setdefault(match[1], {})
+            if match[2] in parts:
+                raise AdapterError(f"adapter {name!r} has lora_{match[2]} of {match[1]} twice")
+            parts[match[2]] = file.get_tensor(key)
     except (CheckpointError, SafetensorError, TypeError, AttributeError) as error:
         raise AdapterError(f"adapter {name!r}: {error}") from None
     if not halves:
@@ -138,10 +145,12 @@ def _read_tensors(name: str, folder: Path) -> dict[str, dict[str, torch.Tensor]]
 def _pattern_value(pattern: dict[str, Any] | None, module: str, default: float) -> float:
     """PEFT's rule (peft.utils.other.get_pattern_key): the first key that, as a regex, ends the module's full name."""
     for key, value in (pattern or {}).items():
+        if len(_REPEATS.findall(key)) > 3 or key.count("|") > 8 or _REPEATED_GROUP.search(key):
+            raise AdapterError(f"the pattern {key!r} is too intricate: matching it could take for ever")
         try:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise AdapterError(f"the pattern {key!r} is no regular expression: {error}") from None
     return default
 
@@ -157,7 +166,9 @@ def _check_module(name: str, module: str, parts: dict[str, torch.Tensor], settin
     for half, axis in (("A", 0), ("B", 1)):
         tensor = parts[half]
         if tensor.dtype not in DTYPES:
-            raise AdapterError(f"adapter {name!r}: {module} lora_{half} must be floating point; got {tensor.dtype}")
+            raise AdapterError(
+                f"adapter {name!r}: {module} lora_{half} must be bfloat16, float16 or float32; got {tensor.dtype}"
+            )
         if tensor.dim() != 2 or tensor.shape[axis] != rank:
             shape = f"[{rank}, I]" if half == "A" else f"[O, {rank}]"
             raise AdapterError(

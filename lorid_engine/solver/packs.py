@@ -81,10 +81,15 @@ def load_pack(name_or_folder: str | Path = DEFAULT_PACK) -> Pack:
     if str(name_or_folder) in installed:
         return _read(installed[str(name_or_folder)])
     folder = Path(name_or_folder)
-    if (folder / "pack.toml").is_file():
-        return _read(folder)
+    try:
+        if (folder / "pack.toml").is_file():
+            return _read(folder)
+    except PackError:
+        raise
+    except (OSError, ValueError, OverflowError, RuntimeError) as error:  # paths and patterns that no system can take
+        raise PackError(f"the pack {str(name_or_folder)[:200]!r} cannot be read: {error}") from None
     raise PackError(
-        f"there is no pack {str(name_or_folder)!r}; installed: {', '.join(installed) or 'none'}, "
+        f"there is no pack {str(name_or_folder)[:200]!r}; installed: {', '.join(installed) or 'none'}, "
         "or give a folder with a pack.toml"
     )
 

@@ -66,6 +66,7 @@ class Question:
             raise RequestError(f"a question must be text; got {type(text).__name__}")
         if not text.strip():
             raise RequestError("the question is empty; give some text")
+        engine.require_room(text)
         self._engine, self._pack, self._tell = engine, pack, tell
         self._seed, self._max_rounds, self._overrides = seed, max_rounds, overrides
         self.index, self.text = index, text

@@ -9,7 +9,7 @@ from typing import Any
 
 from lorid_engine import env
 from lorid_engine.engine import Engine, SamplingParams
-from lorid_engine.errors import ConfigError, LoridError
+from lorid_engine.errors import ConfigError, LoridError, RequestError
 from lorid_engine.solver.base_source import Report, resolve_base
 from lorid_engine.solver.packs import DEFAULT_PACK, ROLES, Pack, load_pack
 from lorid_engine.solver.question import Question
@@ -134,8 +134,11 @@ class Solver:
             An iterator of solutions. A question that cannot be worked on has `error` set. Closing it aborts what is in flight.
 
         Raises:
+            RequestError: `questions` is a single text.
             What `questions` raises, after the questions read before have been solved and yielded.
         """
+        if isinstance(questions, str | bytes):
+            raise RequestError("solve_many takes questions, not one of them: call solve, or give a list")
         incoming = enumerate(questions)
         active: list[Question] = []
         waiting: dict[int, Solution] = {}

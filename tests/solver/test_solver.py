@@ -87,12 +87,20 @@ def test_bad_questions_among_good_ones(pack: Pack, expected: list[Expected]) -> 
     solutions = list(solver.solve_many([QUESTIONS[0], *bad, QUESTIONS[1]]))
     check(solutions[0], expected[0])
     check(solutions[-1], expected[1])
-    messages = ["empty", "empty", "1000011 tokens; the context of 512", "must be text; got int", "got NoneType"]
+    messages = [
+        "empty",
+        "empty",
+        "the text has 1000000 characters, at least 83333 tokens; the context of 512",
+        "must be text; got int",
+        "got NoneType",
+    ]
     for solution, message in zip(solutions[1:-1], messages, strict=True):
         assert isinstance(solution.error, RequestError) and message in str(solution.error)
         assert solution.to_dict()["error"] and solution.answer is None
     with pytest.raises(RequestError, match="empty"):
         solver.solve("")
+    with pytest.raises(RequestError, match="call solve, or give a list"):
+        next(solver.solve_many("What is 2+2?"))
     assert solver.engine.stats().pages_held == 0
 
 
