@@ -105,6 +105,7 @@ class LiveTrace:
         style = "green" if event.agreed is not None else "yellow"
         self._console.print(plain(_describe(round, event.agreed)), style=style)
         self._current = round.number + 1
+        self._live.update(self._render())
 
     def _render(self) -> RenderableType:
         texts = {role: self._tail(self._texts.get((self._current, role), ""), role) for role in _TITLES}
