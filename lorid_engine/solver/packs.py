@@ -12,7 +12,8 @@ from typing import Any
 
 from lorid_engine.engine.request import SamplingParams
 from lorid_engine.errors import ConfigError, PackError
-from lorid_engine.solver.base_source import BaseSource, FolderSource, WheelSource
+from lorid_engine.model.hub import is_hub_id
+from lorid_engine.solver.base_source import BaseSource, FolderSource, HubSource, WheelSource
 from lorid_engine.solver.prompts import Template
 
 if sys.version_info >= (3, 11):
@@ -148,10 +149,13 @@ def _read_base(folder: Path, top: _Table) -> BaseSource:
     base = top.table("base")
     assert base is not None
     path = base.take("path", str, "a folder or a .gguf file", needed=False)
-    if base.take("hub", str, "a hub id", needed=False) is not None:
-        raise PackError(
-            f"{folder / 'pack.toml'}: hub bases are not supported yet; fetch the base and set base.path to it"
-        )
+    hub = base.take("hub", str, "a hub's model, organisation/name", needed=False)
+    if hub is not None:
+        if not is_hub_id(hub):
+            raise base.wrong("hub", f"a hub's model, organisation/name; got {hub!r}")
+        revision = base.take("revision", str, "a branch, tag or commit")
+        base.finish()
+        return HubSource(hub, revision)
     if path is not None:
         base.finish()
         return FolderSource((folder / Path(path).expanduser()).resolve())

@@ -12,7 +12,7 @@ import pytest
 from fakes import SPECIAL, byte_tokenizer
 from lorid_engine.errors import LoridError, PackError
 from lorid_engine.solver import base_source
-from lorid_engine.solver.base_source import FolderSource, WheelSource, resolve_base
+from lorid_engine.solver.base_source import FolderSource, HubSource, WheelSource, resolve_base
 from lorid_engine.solver.packs import DEFAULT_PACK, load_pack
 from lorid_engine.solver.prompts import Template
 
@@ -47,6 +47,11 @@ def write_pack(folder: Path, manifest: str = MANIFEST) -> Path:
     return folder
 
 
+def test_a_base_on_a_hub(tmp_path: Path) -> None:
+    manifest = MANIFEST.replace('path = "base"', 'hub = "org/name"\nrevision = "v1"')
+    assert load_pack(write_pack(tmp_path, manifest)).base == HubSource("org/name", "v1")
+
+
 def test_the_default_pack_is_complete() -> None:
     pack = load_pack()
     assert pack.name == DEFAULT_PACK and "demonstration" in (pack.accuracy or "")
@@ -68,7 +73,8 @@ def test_sampling_order(tmp_path: Path) -> None:
         ('name = "mine"', "", "pack has no name"),
         ('name = "mine"', 'name = "mine"\ncolour = 3', "pack has unknown entries: colour"),
         ('path = "base"', "", "base has no wheel"),
-        ('path = "base"', 'hub = "x/y"', "hub bases are not supported yet"),
+        ('path = "base"', 'hub = "x/y"', "base has no revision"),
+        ('path = "base"', 'hub = "../y"\nrevision = "main"', "base.hub must be a hub's model, organisation/name"),
         ('path = "base"', 'wheel = "x; rm -rf"\nfile = "f"\nsha256 = "0"', "base.wheel must be name==version"),
         ('path = "base"', 'wheel = "x==1"\nfile = "f"\nsha256 = "0"', "base.sha256 must be 64"),
         ("'#### (.+)'", "'#### (.+'", "answer.pattern must be a regular expression"),

@@ -1,0 +1,66 @@
+"""Bases on a hub: fetched by huggingface_hub into its own cache, whose settings (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE) hold."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from lorid_engine.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
+# Weights as safetensors only, and what config and tokenizer need; no code, no pickles.
+_WANTED = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "config.json",
+    "generation_config.json",
+    "token*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+
+
+def is_hub_id(base: str) -> bool:
+    """Whether a base's name is one of a hub, organisation/name, and not a path of this machine."""
+    return _HUB_ID.fullmatch(base) is not None and not Path(base).exists()
+
+
+def hub_folder(hub_id: str, revision: str | None = None) -> Path:
+    """The folder of a hub's model in the cache, fetched if it is not there.
+
+    Args:
+        hub_id: organisation/name.
+        revision: a branch, tag or commit; None = the default branch.
+
+    Raises:
+        CheckpointError: no such model or revision, no access, or the hub cannot be reached and the cache lacks the model.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = hub_id + (f" at revision {revision}" if revision else "")
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_WANTED)))
+    except GatedRepoError:
+        raise CheckpointError(
+            f"the hub gives {name} only to those who accepted its terms; set HF_TOKEN to yours"
+        ) from None
+    except RevisionNotFoundError:
+        raise CheckpointError(f"the hub's model {hub_id} has no revision {revision}") from None
+    except RepositoryNotFoundError:
+        raise CheckpointError(
+            f"there is no folder {hub_id}, and the hub has no such model (or HF_TOKEN is needed)"
+        ) from None
+    except LocalEntryNotFoundError:
+        raise CheckpointError(
+            f"{name} is not in the cache, and the hub cannot be reached (or HF_HUB_OFFLINE is set); give a folder instead"
+        ) from None
+    except Exception as error:  # whatever the network or the disk may say
+        raise CheckpointError(f"{name} could not be fetched from the hub: {error}") from error
