@@ -86,9 +86,6 @@ class Program {
     bool sampled;
     std::unique_ptr<void, FreeDeleter> data;
   };
-  struct Target {
-    int group, index;
-  };
   using TargetGroup = std::vector<LoraTarget>;
 
   template <typename T>

@@ -69,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line and returns its exit status: 0, 2 for a user's mistake, 130 for Ctrl-C."""
+    """Runs the command line and returns its exit status: 0; 2 for a user's mistake, 130 for Ctrl-C,
+    141 where the reader of the output has gone, 1 where it cannot be written."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal may not know every letter

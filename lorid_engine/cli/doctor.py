@@ -12,6 +12,7 @@ from typing import Any
 
 from lorid_engine import env
 from lorid_engine.errors import ConfigError
+from lorid_engine.model.cache import bytes_under
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "triton", "rich")
 
@@ -125,8 +126,7 @@ def _cache() -> dict[str, str]:
     existing = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
     usable = existing.is_dir() and os.access(existing, os.W_OK)
     writable = "writable" if usable else "NOT writable: set LORID_CACHE to another folder"
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.exists() else 0
-    return {"folder": str(folder), "state": f"{writable}, {size / 1e6:.0f} MB in it"}
+    return {"folder": str(folder), "state": f"{writable}, {bytes_under(folder) / 1e6:.0f} MB in it"}
 
 
 def _packs() -> dict[str, str]:

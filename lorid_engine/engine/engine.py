@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import time
@@ -11,12 +12,14 @@ from typing import Protocol
 
 import torch
 
+from lorid_engine.engine.adapter_slots import NUM_SLOTS, AdapterRunner, AdapterSlots
 from lorid_engine.engine.assemble import assemble
 from lorid_engine.engine.batch import StepBatch, StepResult
 from lorid_engine.engine.options import base_folder, check_options, free_memory
 from lorid_engine.engine.outputs import EngineStats, refused_output, request_output
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
-from lorid_engine.engine.request import Logprob, Request, RequestOutput, token_ids
+from lorid_engine.engine.prompt import PromptReader
+from lorid_engine.engine.request import Logprob, Request, RequestOutput
 from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
@@ -27,23 +30,15 @@ from lorid_engine.errors import (
     LoridError,
     RequestError,
 )
-from lorid_engine.model.adapters import LoraAdapter, load_adapter
+from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
 
-NUM_SLOTS = 128
 
-
-class StepRunner(Protocol):
+class StepRunner(AdapterRunner, Protocol):
     """What the engine needs of a runner."""
 
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step."""
-
-    def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
-        """Puts an adapter into a free slot."""
-
-    def unload_adapter(self, slot: int) -> None:
-        """Empties a slot."""
 
 
 class Engine:
@@ -126,10 +121,10 @@ class Engine:
         self._pool = PagePool(num_pages)
         self._scheduler = Scheduler(self._pool, max_batch_rows, max_batch_tokens)
         self._groups: dict[str, Group] = {}
-        self._slots: dict[str, int] = {}
-        self._roots: dict[str, bytes] = {}
+        self._adapters = AdapterSlots(runner)
+        self._prompts = PromptReader(tokenizer, config, num_pages)
+        self._half_done = False
         self._arrivals = itertools.count()
-        self._loads = itertools.count(1)
         self._names = itertools.count()
         self._undelivered: dict[str, RequestOutput] = {}
         self._steps = self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
@@ -143,15 +138,8 @@ class Engine:
         Raises:
             AdapterError: the name is taken, no slot is free, or the adapter cannot be used with this base.
         """
-        if name in self._slots:
-            raise AdapterError(f"an adapter named {name!r} is loaded already; delete it first")
-        used = set(self._slots.values())
-        slot = next((slot for slot in range(NUM_SLOTS) if slot not in used), None)
-        if slot is None:
-            raise AdapterError(f"all {NUM_SLOTS} adapter slots are in use; delete an adapter first")
-        self._runner.load_adapter(slot, load_adapter(name, Path(folder), self.config))
-        self._slots[name] = slot
-        self._roots[name] = b"adapter %d" % next(self._loads)
+        slot = self._adapters.find_free(name)
+        self._adapters.load(name, slot, load_adapter(name, Path(folder), self.config))
 
     def delete_adapter(self, name: str) -> None:
         """Unloads an adapter.
@@ -159,22 +147,15 @@ class Engine:
         Raises:
             AdapterError: no such adapter, or requests still use it.
         """
-        slot = self._slot_of(name)
+        slot = self._adapters.slot(name)
         users = sum(group.slot == slot for group in self._groups.values())
         if users:
             raise AdapterError(f"adapter {name!r} is used by {users} unfinished requests; finish or abort them first")
-        self._runner.unload_adapter(slot)
-        del self._slots[name], self._roots[name]
+        self._adapters.delete(name)
 
     def require_adapter(self, name: str) -> None:
         """Raises AdapterError, with the names that are loaded, unless this one is."""
-        self._slot_of(name)
-
-    def _slot_of(self, name: str) -> int:
-        if name not in self._slots:
-            loaded = ", ".join(map(repr, self._slots)) or "none"
-            raise AdapterError(f"there is no adapter {name!r}; loaded: {loaded}")
-        return self._slots[name]
+        self._adapters.slot(name)
 
     # Requests
 
@@ -192,9 +173,9 @@ class Engine:
         request_id = request.request_id or self._new_name()
         if request_id in self._groups:
             raise RequestError(f"there is an unfinished request {request_id!r} already")
-        prompt_ids = self._prompt_ids(request)
-        slot = -1 if request.adapter is None else self._slot_of(request.adapter)
-        root = b"base" if request.adapter is None else self._roots[request.adapter]
+        prompt_ids = self._prompts.read(request.prompt)
+        slot = -1 if request.adapter is None else self._adapters.slot(request.adapter)
+        root = b"base" if request.adapter is None else self._adapters.root(request.adapter)
         seed = request.sampling.seed
         seed = int.from_bytes(os.urandom(8), "little") if seed is None else seed
         text = request.prompt if isinstance(request.prompt, str) else None
@@ -207,61 +188,36 @@ class Engine:
                 keep_stop=request.sampling.include_stop_str_in_output,
             )
             group.sequences.append(Sequence(group, index, list(prompt_ids), stream, waits_for_prompt=index > 0))
-        self._scheduler.add(group.sequences[0])
-        self._groups[request_id] = group
+        with self._changing():
+            self._groups[request_id] = group
+            self._scheduler.add(group.sequences[0])
         return request_id
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Surrounds a change of what runs: one that was cut short, by Ctrl-C say, is put right before the next begins."""
+        if self._half_done:
+            self._recover()
+        self._half_done = True
+        yield
+        self._half_done = False
 
     def _new_name(self) -> str:
         """An id that no unfinished request has."""
         return next(name for number in self._names if (name := str(number)) not in self._groups)
 
-    def _prompt_ids(self, request: Request) -> list[int]:
-        prompt = request.prompt
-        if isinstance(prompt, str):
-            self.require_room(prompt)
-            ids = self.tokenizer.encode(prompt)
-        else:
-            try:
-                ids = token_ids(prompt)
-            except TypeError as error:
-                raise RequestError(f"a prompt must be text or a list of token ids; {error}") from None
-        wrong = next((token for token in ids if not 0 <= token < self.config.vocab_size), None)
-        if wrong is not None:
-            where = (
-                ", which the tokenizer made of the text and the model does not know" if isinstance(prompt, str) else ""
-            )
-            raise RequestError(f"token ids must be from 0 to {self.config.vocab_size - 1}; got {wrong}{where}")
-        if not ids:
-            raise RequestError("the prompt is empty; give at least one token")
-        if len(ids) >= self.config.max_positions:
-            raise RequestError(
-                f"the prompt has {len(ids)} tokens; the context of {self.config.max_positions} leaves no room for an answer"
-            )
-        pages = -(-(len(ids) + 1) // PAGE_SIZE)
-        if pages > self._pool.num_pages:
-            raise CapacityError(
-                f"the prompt has {len(ids)} tokens and needs {pages} KV pages; there are {self._pool.num_pages} in all: "
-                "raise kv_memory"
-            )
-        return ids
-
     def require_room(self, text: str) -> None:
         """Raises RequestError if a text cannot fit into the context whatever its tokens are, without encoding it."""
-        least = self.tokenizer.least_tokens(text)
-        if least >= self.config.max_positions:
-            raise RequestError(
-                f"the text has {len(text)} characters, at least {least} tokens; the context of "
-                f"{self.config.max_positions} leaves no room for an answer"
-            )
+        self._prompts.require_room(text)
 
     def abort_request(self, request_id: str) -> bool:
         """Ends a request at once; what it generated is lost. False if it has finished already or never was."""
-        group = self._groups.pop(request_id, None)
         self._undelivered.pop(request_id, None)
-        if group is None:
+        if request_id not in self._groups:
             return False
-        for sequence in group.sequences:
-            self._scheduler.remove(sequence)
+        with self._changing():
+            for sequence in self._groups.pop(request_id).sequences:
+                self._scheduler.remove(sequence)
         return True
 
     def has_unfinished_requests(self) -> bool:
@@ -275,22 +231,18 @@ class Engine:
 
         If it raises, wherever it was (Ctrl-C), no request is lost: the next step does again what this one had not finished.
         """
-        self._advance_safely()
+        with self._changing():
+            self._advance()
         outputs, self._undelivered = self._undelivered, {}
         return list(outputs.values())
 
     def step_for(self, mine: Container[str]) -> list[RequestOutput]:
         """One step, and the outputs of these request ids; those of others are kept for the next call of step()."""
-        self._advance_safely()
-        ready = [request_id for request_id in self._undelivered if request_id in mine]
-        return [self._undelivered.pop(request_id) for request_id in ready]
-
-    def _advance_safely(self) -> None:
-        try:
+        with self._changing():
             self._advance()
-        except BaseException:
-            self._recover()
-            raise
+        ready = {request_id: output for request_id, output in self._undelivered.items() if request_id in mine}
+        self._undelivered = {name: output for name, output in self._undelivered.items() if name not in ready}
+        return list(ready.values())
 
     def _advance(self) -> None:
         if not self._groups:
@@ -315,7 +267,7 @@ class Engine:
             self._deliver(group)
 
     def _recover(self) -> None:
-        """After a step that failed half-way: tokens taken in whole stay, all else is computed and drawn again, alike."""
+        """After a change that was cut short: tokens taken in whole stay, all else is computed and drawn again, alike."""
         for group in tuple(self._groups.values()):
             if group.finished:
                 self._deliver(group)
@@ -451,5 +403,5 @@ class Engine:
             pages_held=self._pool.num_pages - self._pool.num_free,
             pages_cached=self._pool.num_cached,
             pages_total=self._pool.num_pages,
-            adapters=tuple(self._slots),
+            adapters=self._adapters.names,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -32,25 +32,9 @@ def _number(
 def _entries(name: str, value: Iterable[Any] | None) -> tuple[Any, ...]:
     """A list option as a tuple; None = empty."""
     try:
-        return tuple(value or ())
+        return () if value is None else tuple(value)
     except TypeError:
         raise ConfigError(f"{name} must be a list; got {value!r}") from None
-
-
-def token_ids(prompt: Sequence[int]) -> list[int]:
-    """A prompt's token ids as plain integers.
-
-    Raises:
-        TypeError: it is no list of whole numbers; the message says what it is.
-    """
-    if isinstance(prompt, bytes | bytearray | Mapping | Set) or not isinstance(prompt, Iterable):
-        raise TypeError(f"got {type(prompt).__name__}")
-    wrong = next(
-        (token for token in prompt if not isinstance(token, numbers.Integral) or isinstance(token, bool)), None
-    )
-    if wrong is not None:
-        raise TypeError(f"got {wrong!r} in it")
-    return [int(token) for token in prompt]
 
 
 @dataclass(frozen=True)

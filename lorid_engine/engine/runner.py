@@ -86,30 +86,39 @@ class Runner:
         self._program.sample(logits=self._logits.index)
 
     def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
-        """Puts an adapter into a free slot."""
-        self._set_banks({**self._adapters, slot: adapter}, adapter)
-        self._adapters[slot] = adapter
+        """Puts an adapter into a free slot, in place of whatever an interrupted load or unload left there."""
+        self._change({**self._adapters, slot: adapter}, slot)
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
-        self._set_banks({other: held for other, held in self._adapters.items() if other != slot}, self._adapters[slot])
-        del self._adapters[slot]
+        self._change({other: held for other, held in self._adapters.items() if other != slot}, slot)
 
-    def _set_banks(self, adapters: dict[int, LoraAdapter], changed: LoraAdapter) -> None:
-        """Gives the program new banks for the modules that `changed` has; all are made first, so that a failure changes nothing."""
-        banks = {name: self._make_bank(name, adapters) for name in changed.modules}
-        for name, bank in banks.items():
-            tensors = None if bank is None else (bank.a, bank.b_t, bank.rank_offset, bank.scale)
-            a, b_t, rank_offset, scale = (0, 0, 0, 0) if tensors is None else (t.data_ptr() for t in tensors)
-            self._program.set_target(
-                target=self._recorder.targets[name][0],
-                a=a,
-                b_t=b_t,
-                rank_offset=rank_offset,
-                scale=scale,
-                max_rank=0 if bank is None else bank.max_rank,
-            )
-        self._banks |= banks  # the program holds addresses only
+    def _change(self, adapters: dict[int, LoraAdapter], slot: int) -> None:
+        """Gives the program new banks for the modules of a slot's old and new adapter; if it is cut short, nothing changes."""
+        before, held = self._banks, self._adapters
+        modules = {name for each in (held, adapters) if slot in each for name in each[slot].modules}
+        banks = {**before, **{name: self._make_bank(name, adapters) for name in modules}}
+        try:
+            for name in modules:
+                self._set_target(name, banks[name])
+            self._banks, self._adapters = banks, adapters
+        except BaseException:
+            for name in modules:  # the program holds addresses only: the new banks go when this returns
+                self._set_target(name, before.get(name))
+            self._banks, self._adapters = before, held
+            raise
+
+    def _set_target(self, name: str, bank: AdapterBank | None) -> None:
+        tensors = None if bank is None else (bank.a, bank.b_t, bank.rank_offset, bank.scale)
+        a, b_t, rank_offset, scale = (0, 0, 0, 0) if tensors is None else (t.data_ptr() for t in tensors)
+        self._program.set_target(
+            target=self._recorder.targets[name][0],
+            a=a,
+            b_t=b_t,
+            rank_offset=rank_offset,
+            scale=scale,
+            max_rank=0 if bank is None else bank.max_rank,
+        )
 
     def _make_bank(self, name: str, adapters: dict[int, LoraAdapter]) -> AdapterBank | None:
         """A module's bank with every slot's share; None if no adapter has the module."""

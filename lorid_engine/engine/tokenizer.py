@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import tokenizers
+from tokenizers import decoders
 from tokenizers.decoders import DecodeStream
 
 from lorid_engine.errors import CheckpointError
@@ -70,8 +71,9 @@ class Tokenizer:
         return self.bos_prefix + self.encode_plain(text)
 
     def least_tokens(self, text: str) -> int:
-        """A lower bound of a text's tokens, at once; a tokenizer may first shorten a text, by a quarter at the very most."""
-        return len(text) * 3 // 4 // self._longest_token
+        """A lower bound of a text's tokens, told at once; 0 unless every byte of a text goes into some token."""
+        keeps_bytes = self._rust.normalizer is None and isinstance(self._rust.decoder, decoders.ByteLevel)
+        return len(text) // self._longest_token if keeps_bytes else 0
 
     def encode_plain(self, text: str) -> list[int]:
         """Plain text as ids, nothing added. A lone surrogate, which no UTF-8 text has, becomes a question mark."""

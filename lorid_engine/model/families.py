@@ -22,7 +22,8 @@ class Family:
         theta: of the rotary embedding, where config.json has none.
         ties: whether embedding and head are one weight, where config.json does not say.
         window: "never"; "always": in every layer where sliding_window is a number; "chosen": with use_sliding_window, in the
-            layers that layer_types names, or from max_window_layers on.
+            layers that layer_types names, else in those without rotation, or from max_window_layers (28) on.
+        window_size: where config.json has no sliding_window (null is another matter: no window).
         unrotated: some layers have no rotary embedding: those with 0 in no_rope_layers, or each no_rope_layer_interval-th.
     """
 
@@ -34,14 +35,17 @@ class Family:
     theta: float = 10000.0
     ties: bool = False
     window: str = "never"
+    window_size: int | None = None
     unrotated: bool = False
 
 
 FAMILIES = {
     "llama": Family("attention_bias", "attention_bias", "mlp_bias"),
-    "mistral": Family(window="always"),
-    "qwen2": Family(qkv_bias=True, window="chosen"),
-    "qwen3": Family("attention_bias", "attention_bias", head_norm=True, head_dim=128, window="chosen"),
+    "mistral": Family(window="always", window_size=4096),
+    "qwen2": Family(qkv_bias=True, window="chosen", window_size=4096),
+    "qwen3": Family(
+        "attention_bias", "attention_bias", head_norm=True, head_dim=128, window="chosen", window_size=4096
+    ),
     "smollm3": Family(
         "attention_bias", "attention_bias", "mlp_bias", theta=2e6, ties=True, window="chosen", unrotated=True
     ),
@@ -55,7 +59,7 @@ def family_of(folder: Path, raw: dict[str, Any]) -> Family:
         CheckpointError: one that is not supported; the message lists those that are.
     """
     model_type = raw.get("model_type")
-    if model_type not in FAMILIES:
+    if not isinstance(model_type, str) or model_type not in FAMILIES:
         raise CheckpointError(f"{folder}: model_type {model_type!r} is not supported; supported: {', '.join(FAMILIES)}")
     return FAMILIES[model_type]
 
@@ -71,17 +75,19 @@ def layer_windows(folder: Path, raw: dict[str, Any], family: Family, num_layers:
     Raises:
         CheckpointError: a window that is no positive number, or kinds of layers that are not supported.
     """
-    window = raw.get("sliding_window")
+    window = raw.get("sliding_window", family.window_size)
     used = family.window == "always" or (family.window == "chosen" and bool(raw.get("use_sliding_window")))
     if not used or window is None:
         return (0,) * num_layers
-    if not isinstance(window, int) or isinstance(window, bool) or window < 1:
+    if not isinstance(window, int) or isinstance(window, bool) or not 1 <= window < 2**31:
         raise CheckpointError(f"{folder}: sliding_window must be a whole number of at least 1; got {window!r}")
     if family.window == "always":
         return (window,) * num_layers
     kinds = raw.get("layer_types")
+    if kinds is None and family.unrotated:
+        return tuple(0 if turns else window for turns in rotated_layers(folder, raw, family, num_layers))
     if kinds is None:
-        first = raw.get("max_window_layers", num_layers)
+        first = raw.get("max_window_layers", 28)
         return tuple(window if layer >= first else 0 for layer in range(num_layers))
     widths = {"full_attention": 0, "sliding_attention": window}
     if not isinstance(kinds, list) or len(kinds) != num_layers or any(kind not in widths for kind in kinds):

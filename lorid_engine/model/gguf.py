@@ -3,72 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lorid_engine.errors import CheckpointError
+from lorid_engine.model.cache import Report, file_sha256, is_cached, locked
 
-Report = Callable[[str, int, int], None]
 _DONE = "converted"  # written last: a folder without it was cut short
-
-
-def is_cached(path: Path) -> bool:
-    """Whether the cache has a file.
-
-    Raises:
-        CheckpointError: it cannot be looked at.
-    """
-    try:
-        return path.exists()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); set LORID_CACHE to another folder") from None
-
-
-@contextlib.contextmanager
-def locked(path: Path, report: Report | None = None) -> Iterator[None]:
-    """Holds a lock file against other processes while the block runs; its folder is made.
-
-    Raises:
-        CheckpointError: the folder cannot be written.
-    """
-    import fcntl
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = open(path, "w", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise CheckpointError(
-            f"the cache folder {path.parent} cannot be written ({error.strerror}); set LORID_CACHE to another"
-        ) from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if report:
-                report("waiting for another process that prepares the same base", 0, 0)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        CheckpointError: it cannot be read.
-    """
-    digest = hashlib.sha256()
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 20):
-                digest.update(piece)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from None
-    return digest.hexdigest()
 
 
 def hf_folder_from_gguf(gguf_file: Path, cache_dir: Path, report: Report | None = None) -> Path:

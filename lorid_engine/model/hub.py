@@ -8,23 +8,30 @@ from pathlib import Path
 from lorid_engine.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
-# Weights as safetensors only, and what config and tokenizer need; no code, no pickles.
+# What Checkpoint, ModelConfig and Tokenizer read: no code, no pickles, no second copy in another layout.
 _WANTED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
     "config.json",
     "generation_config.json",
-    "token*",
-    "vocab*",
+    "tokenizer*.json",
+    "tokenizer.model*",
+    "vocab.*",
     "merges.txt",
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_UNWANTED = ("*/*",)
+
+
+def names_hub_model(text: str) -> bool:
+    """Whether a text has the form of a hub's model, organisation/name."""
+    return _HUB_ID.fullmatch(text) is not None
 
 
 def is_hub_id(base: str) -> bool:
     """Whether a base's name is one of a hub, organisation/name, and not a path of this machine."""
-    return _HUB_ID.fullmatch(base) is not None and not Path(base).exists()
+    return names_hub_model(base) and not Path(base).exists()
 
 
 def hub_folder(hub_id: str, revision: str | None = None) -> Path:
@@ -47,7 +54,9 @@ def hub_folder(hub_id: str, revision: str | None = None) -> Path:
 
     name = hub_id + (f" at revision {revision}" if revision else "")
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_WANTED)))
+        return Path(
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
+        )
     except GatedRepoError:
         raise CheckpointError(
             f"the hub gives {name} only to those who accepted its terms; set HF_TOKEN to yours"

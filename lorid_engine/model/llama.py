@@ -146,6 +146,14 @@ class _Reader:
         )
 
 
+def _is_tied(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+    """Whether the head is the embedding: the config says so, and no other head lies in the file (transformers' rule)."""
+    if not config.tie_word_embeddings or "lm_head.weight" not in checkpoint.names:
+        return config.tie_word_embeddings
+    shape = (config.vocab_size, config.hidden_size)
+    return torch.equal(*(checkpoint.tensor(name, shape) for name in ("model.embed_tokens.weight", "lm_head.weight")))
+
+
 def load_llama(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
     """Reads and packs a checkpoint's weights, one layer at a time.
 
@@ -154,9 +162,10 @@ def load_llama(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) 
     """
     reader = _Reader(checkpoint, config, dtype)
     embedding = reader.table("model.embed_tokens.weight")
+    head = embedding if _is_tied(checkpoint, config) else reader.table("lm_head.weight")
     return LlamaWeights(
         embedding=embedding,
         layers=tuple(reader.layer(index) for index in range(config.num_layers)),
         norm=reader.norm("model.norm", config.hidden_size),
-        head=FusedLinear(embedding if config.tie_word_embeddings else reader.table("lm_head.weight")),
+        head=FusedLinear(head),
     )

@@ -92,7 +92,8 @@ class Rotary:
             length = torch.arange(1, positions + 1, dtype=torch.float64).clamp(min=self.trained_positions)
             stretch = self.factor * length / self.trained_positions - (self.factor - 1)
             theta = self.theta * stretch ** (head_dim / max(head_dim - 2, 1))
-            frequency = (1.0 / theta.unsqueeze(1) ** exponent.double()).float()
+            stretched = (1.0 / theta.unsqueeze(1) ** exponent.double()).float()
+            frequency = torch.where(length.unsqueeze(1) > self.trained_positions, stretched, frequency)
         angle = torch.arange(positions).float().unsqueeze(1) * frequency
         return angle.cos().contiguous(), angle.sin().contiguous()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -44,6 +45,7 @@ class Op:
         self._reference = reference
         self._check = check
         self._backends: list[_Backend] = []
+        self._signature = inspect.signature(reference)
         functools.update_wrapper(self, reference)
         registered = torch.library.custom_op(
             f"lorid::{self.name}",
@@ -63,7 +65,11 @@ class Op:
 
         return register
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
+        if named:
+            bound = self._signature.bind(*args, **named)
+            bound.apply_defaults()
+            args = bound.args
         if _needs_dispatcher(args):
             return getattr(torch.ops.lorid, self.name)(*args)
         return self._run(*args)
@@ -86,7 +92,12 @@ class Op:
 
 def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
     """Whether torch must see the call: it is traced or faked, or a gradient is asked for. Else its detour is saved."""
-    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() or torch._C._len_torch_function_stack():
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+    ):
         return True
     wants_grad = torch.is_grad_enabled()
     return any(

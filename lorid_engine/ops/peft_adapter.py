@@ -37,6 +37,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 _TENSOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
 
 
+# A pattern comes from a file, and matching one with nested or many repetitions can take longer than anyone waits.
 _REPEATS = re.compile(r"[*+?{]")
 _REPEATED_GROUP = re.compile(r"\)[*+?{]")
 
@@ -142,16 +143,18 @@ def _read_tensors(name: str, folder: Path) -> dict[str, dict[str, torch.Tensor]]
     return halves
 
 
-def _pattern_value(pattern: dict[str, Any] | None, module: str, default: float) -> float:
+def _pattern_value(name: str, pattern: dict[str, Any] | None, module: str, default: float) -> float:
     """PEFT's rule (peft.utils.other.get_pattern_key): the first key that, as a regex, ends the module's full name."""
     for key, value in (pattern or {}).items():
         if len(_REPEATS.findall(key)) > 3 or key.count("|") > 8 or _REPEATED_GROUP.search(key):
-            raise AdapterError(f"the pattern {key!r} is too intricate: matching it could take for ever")
+            raise AdapterError(
+                f"adapter {name!r}: the pattern {key!r} is too intricate: matching it could take for ever"
+            )
         try:
             if re.match(rf"(.*\.)?({key})$", module):
                 return value
         except (re.error, OverflowError, RecursionError) as error:
-            raise AdapterError(f"the pattern {key!r} is no regular expression: {error}") from None
+            raise AdapterError(f"adapter {name!r}: the pattern {key!r} is no regular expression: {error}") from None
     return default
 
 
@@ -159,8 +162,8 @@ def _check_module(name: str, module: str, parts: dict[str, torch.Tensor], settin
     if len(parts) != 2:
         missing = "B" if "A" in parts else "A"
         raise AdapterError(f"adapter {name!r}: {module} has no lora_{missing}")
-    rank = _pattern_value(settings.get("rank_pattern"), module, settings["r"])
-    alpha = _pattern_value(settings.get("alpha_pattern"), module, settings["lora_alpha"])
+    rank = _pattern_value(name, settings.get("rank_pattern"), module, settings["r"])
+    alpha = _pattern_value(name, settings.get("alpha_pattern"), module, settings["lora_alpha"])
     if not isinstance(rank, int) or rank <= 0:
         raise AdapterError(f"adapter {name!r}: the rank of {module} must be a positive whole number; got {rank!r}")
     for half, axis in (("A", 0), ("B", 1)):

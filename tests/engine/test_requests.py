@@ -233,6 +233,11 @@ def test_a_text_in_place_of_requests_is_refused() -> None:
 
 
 def test_no_stops_may_be_none() -> None:
+    assert SamplingParams(stop_token_ids=np.array([2, 3])).stop_token_ids == (2, 3)
+    with pytest.raises(ConfigError, match="stop must be a list; got False"):
+        SamplingParams(stop=False)  # type: ignore[arg-type]
+    engine, _ = fake_engine()
+    assert engine.generate(Request(token for token in [7, 8]))[0].prompt_token_ids == (7, 8)  # type: ignore[arg-type]
     params = SamplingParams(stop=None, stop_token_ids=None)
     assert params == SamplingParams() and params.stop == ()
 

@@ -61,6 +61,8 @@ def test_config_of_both_transformers_generations(base: Path) -> None:
         ({"head_dim": 2**61}, "head_dim must be a positive whole number"),
         ({"rms_norm_eps": 10**400}, "too large to convert to float"),
         ({"num_hidden_layers": 10**12}, "num_hidden_layers must be a whole number from 1 to 4096"),
+        ({"model_type": ["llama"]}, r"model_type \['llama'\] is not supported"),
+        ({"model_type": "mistral", "sliding_window": 2**31}, "sliding_window must be a whole number"),
         ({"model_type": "mistral", "sliding_window": 0}, "sliding_window must be a whole number of at least 1"),
         (
             {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 8, "layer_types": ["chunked", "x"]},

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     LlamaConfig,
     MistralConfig,
@@ -69,6 +71,39 @@ def save_model(folder: Path, config: PretrainedConfig) -> Path:
             torch.nn.init.normal_(weight.data, mean=float("norm" in name), std=0.3)
     model.save_pretrained(folder)
     return folder
+
+
+@pytest.mark.parametrize(
+    "drop", [(), ("layer_types",), ("layer_types", "sliding_window"), ("layer_types", "max_window_layers")]
+)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.startswith("llama")])
+def test_keys_that_are_not_there_mean_what_transformers_takes(tmp_path: Path, name: str, drop: tuple[str, ...]) -> None:
+    """As in checkpoints of earlier versions, which wrote less."""
+    MODELS[name].save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    raw = {key: value for key, value in json.loads(path.read_text()).items() if key not in drop}
+    path.write_text(json.dumps({**raw, "num_hidden_layers": 40, "no_rope_layers": None} | _for_40_layers(raw)))
+    theirs, ours = AutoConfig.from_pretrained(tmp_path), ModelConfig.from_folder(tmp_path)
+    kinds = getattr(theirs, "layer_types", None) or ["sliding_attention"] * 40
+    used = theirs.sliding_window is not None and getattr(theirs, "use_sliding_window", True)
+    assert ours.windows == tuple(theirs.sliding_window if used and kind[0] == "s" else 0 for kind in kinds)
+    assert ours.head_dim == getattr(theirs, "head_dim", 8)
+    assert list(ours.rotated) == [bool(flag) for flag in getattr(theirs, "no_rope_layers", None) or [1] * 40]
+
+
+def _for_40_layers(raw: dict) -> dict:
+    kinds = raw.get("layer_types")
+    return {"layer_types": [kinds[layer % len(kinds)] for layer in range(40)]} if kinds else {}
+
+
+def test_another_head_in_a_tied_checkpoint_is_used(tmp_path: Path) -> None:
+    """As transformers 5 does: the two are one only if they are equal."""
+    folder = save_model(tmp_path / "base", MODELS["mistral"])
+    tokens = token_list(20)
+    apart = feed_all(Feeder(make_runner(folder), [-1]), 0, tokens, [])
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    assert np.array_equal(feed_all(Feeder(make_runner(folder), [-1]), 0, tokens, []), apart)
 
 
 @pytest.mark.parametrize("name", MODELS)

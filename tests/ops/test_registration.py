@@ -81,6 +81,14 @@ def test_opcheck_of_the_reference(name: str) -> None:
             torch.library.opcheck(torch.ops.lorid.sample.default, (*arguments[:-1], -1))
 
 
+def test_arguments_by_name() -> None:
+    *positional, num_heads, q_norm, k_norm, epsilon = cases()["rope"]
+    named = ops.rope(*positional, num_heads, norm_epsilon=epsilon, q_norm=q_norm)
+    assert torch.equal(named, ops.rope(*positional, num_heads, q_norm, k_norm, epsilon))
+    with pytest.raises(TypeError, match="unexpected keyword"):
+        ops.silu_mul(X, scale=2)
+
+
 def test_tracing_sees_the_op() -> None:
     def layer(x: torch.Tensor) -> torch.Tensor:
         return ops.silu_mul(x) + 1

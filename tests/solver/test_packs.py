@@ -74,6 +74,7 @@ def test_sampling_order(tmp_path: Path) -> None:
         ('name = "mine"', 'name = "mine"\ncolour = 3', "pack has unknown entries: colour"),
         ('path = "base"', "", "base has no wheel"),
         ('path = "base"', 'hub = "x/y"', "base has no revision"),
+        ('path = "base"', 'path = "base"\nhub = "x/y"\nrevision = "main"', "base.hub must be the only source"),
         ('path = "base"', 'hub = "../y"\nrevision = "main"', "base.hub must be a hub's model, organisation/name"),
         ('path = "base"', 'wheel = "x; rm -rf"\nfile = "f"\nsha256 = "0"', "base.wheel must be name==version"),
         ('path = "base"', 'wheel = "x==1"\nfile = "f"\nsha256 = "0"', "base.sha256 must be 64"),

@@ -90,7 +90,7 @@ def test_bad_questions_among_good_ones(pack: Pack, expected: list[Expected]) -> 
     messages = [
         "empty",
         "empty",
-        "the text has 1000000 characters, at least 83333 tokens; the context of 512",
+        "the text has 1000000 characters, at least 111111 tokens; the context of 512",
         "must be text; got int",
         "got NoneType",
     ]
