@@ -19,7 +19,7 @@ endif
 knows = $(shell echo 'int main() { return 0; }' | $(CXX) -x c++ -Werror $(FLAGS_$(1)) -c - -o /dev/null 2>/dev/null && echo $(1))
 ISAS := $(foreach isa,$(WANTED),$(call knows,$(isa)))
 HAVE := $(foreach isa,$(ISAS),-DLORID_HAVE_$(shell echo $(isa) | tr a-z A-Z)=1)
-BASELINE := $(filter-out csrc/module.cpp,$(wildcard csrc/*.cpp csrc/ops/*.cpp csrc/tests/*.cpp))
+BASELINE := $(filter-out csrc/module.cpp csrc/bind_%.cpp,$(wildcard csrc/*.cpp csrc/ops/*.cpp csrc/tests/*.cpp))
 OBJECTS := $(BASELINE:%.cpp=$(OUT)/%.o) $(ISAS:%=$(OUT)/csrc/isa/%.o)
 HEADERS := $(wildcard csrc/*.h csrc/*/*.h)
 
