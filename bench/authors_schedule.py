@@ -13,47 +13,26 @@ from pathlib import Path
 
 from common import read_questions, write_result
 
-from lorid_engine.engine import Request, SamplingParams
 from lorid_engine.solver import Solver, SolverConfig
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.answers import extract
-from lorid_engine.solver.question import complete_answer, request_key
+from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
 
-def sample_role(solver: Solver, role: str, jobs: list[tuple[str, int, dict[str, str]]]) -> tuple[list[str], int]:
+def sample_role(solver: Solver, jobs: list[RoleJob]) -> tuple[list[str], int]:
     """One role of every (question, round), as the authors run it: the whole set at once. Texts and generated tokens."""
-    pack, engine = solver.pack, solver.engine
-    options = {**pack.sampling_for(role), "seed": solver.config.seed, "stop": pack.stop}
-    place, texts, tokens, searched = {}, [""] * len(jobs), 0, {}
-    for number, (question, round, values) in enumerate(jobs):
-        prompt = pack.roles[role].template.encode(engine.tokenizer, question=question, **values)
-        sampling = SamplingParams(**options)
-        request = Request(prompt, adapter=role, sampling=sampling, key=request_key(question, role, round))
-        place[engine.add_request(request)] = number
-    while engine.has_unfinished_requests():
-        for output in engine.step():
-            name, sample = output.request_id, output.outputs[0]
-            if name not in place:
-                continue
-            end = None
-            if role != "kg":
-                end = complete_answer(sample.text, pack.answer_pattern, searched.get(name, 0))
-                searched[name] = len(sample.text)
-            if end is not None or output.finished:
-                texts[place.pop(name)] = sample.text if end is None else sample.text[:end]
-                tokens += len(sample.token_ids)
-                engine.abort_request(name)
-    return texts, tokens
+    drawn = dict(draw_samples(solver.engine, solver.pack, jobs, solver.config.seed, solver.config.overrides))
+    return [drawn[job].text for job in jobs], sum(len(sample.token_ids) for sample in drawn.values())
 
 
 def authors(solver: Solver, questions: list[str]) -> tuple[list[tuple[str | None, bool]], int]:
     """Answers by the authors' schedule, and the tokens it generates."""
     rounds = range(1, solver.config.max_rounds + 1)
-    jobs: list[tuple[str, int, dict[str, str]]] = [(question, round, {}) for question in questions for round in rounds]
-    ir, ir_tokens = sample_role(solver, "ir", jobs)
-    kg, kg_tokens = sample_role(solver, "kg", jobs)
-    dr_jobs = [(question, round, {"knowledge": text}) for (question, round, _), text in zip(jobs, kg, strict=True)]
-    dr, dr_tokens = sample_role(solver, "dr", dr_jobs)
+    places = [(question, round) for question in questions for round in rounds]
+    ir, ir_tokens = sample_role(solver, [RoleJob(question, "ir", round) for question, round in places])
+    kg, kg_tokens = sample_role(solver, [RoleJob(question, "kg", round) for question, round in places])
+    dr_jobs = [RoleJob(question, "dr", round, rules) for (question, round), rules in zip(places, kg, strict=True)]
+    dr, dr_tokens = sample_role(solver, dr_jobs)
     pattern, results = solver.pack.answer_pattern, []
     for number in range(len(questions)):
         agreement, answer = Agreement(), None

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
-import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from lorid_engine.cli.doctor import collect
-
-
-def machine() -> dict[str, Any]:
-    """Machine, instruction set and versions of this run."""
-    report = collect()
-    in_use = [isa for isa, state in report["instruction sets"].items() if "in use" in state]
-    about = {key: report["machine"][key] for key in ("processor", "threads", "memory") if key in report["machine"]}
-    versions = {name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")}
-    return {**about, "instruction set": in_use, "python": platform.python_version(), **versions}
+from lorid_engine.cli.doctor import machine_facts
 
 
 def read_questions(path: Path, limit: int) -> tuple[list[str], str]:
@@ -35,8 +24,8 @@ def write_result(path: Path, result: dict[str, Any], table: str) -> None:
     command = shlex.join(["python", *sys.argv])
     path.parent.mkdir(parents=True, exist_ok=True)
     path.with_suffix(".json").write_text(
-        json.dumps({"command": command, "machine": machine(), **result}, indent=1) + "\n"
+        json.dumps({"command": command, "machine": machine_facts(), **result}, indent=1) + "\n"
     )
-    about = ", ".join(f"{key} {value}" for key, value in machine().items())
+    about = ", ".join(f"{key} {value}" for key, value in machine_facts().items())
     path.with_suffix(".md").write_text(f"{table}\n\n`{command}`\n\n{about}\n")
     print(table)

@@ -37,3 +37,7 @@ class RequestError(LoridError, ValueError):
 
 class CapacityError(LoridError, RuntimeError):
     """A request or a model can never fit into the memory that was allowed."""
+
+
+class DataError(LoridError, ValueError):
+    """A file of questions or of results that cannot be read, written, or gone on with."""

@@ -137,7 +137,7 @@ def test_ctrl_c_is_one_line_and_130(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def interrupt(options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lorid_engine.cli.solve.run_solve", interrupt)
+    monkeypatch.setattr("lorid_engine.cli.solve.run", interrupt)
     assert main(["solve", "x"]) == 130
     assert capsys.readouterr().err == "lorid: interrupted\n"
 

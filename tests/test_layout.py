@@ -16,8 +16,8 @@ import lorid_engine
 
 PACKAGE = Path(lorid_engine.__file__).parent
 ROOT = PACKAGE.parent
-LAYERS = ["_C", "ops", "model", "engine", "solver", "cli"]
-LEAVES = {"errors", "env", "tensor_files"}
+LAYERS = ["_C", "ops", "model", "engine", "solver", "evaluation", "cli"]
+LEAVES = {"errors", "env", "plots", "tensor_files"}
 
 
 def imported_layers(path: Path) -> set[str]:

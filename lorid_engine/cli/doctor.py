@@ -17,7 +17,7 @@ from lorid_engine.model.cache import bytes_under
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "gguf", "numpy", "triton", "rich")
 
 
-def run_doctor(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Prints the report; returns the exit status."""
     report = collect()
     if options.json:
@@ -40,6 +40,17 @@ def collect() -> dict[str, dict[str, Any]]:
         "cache": _cache(),
         "packs": _packs(),
     }
+
+
+def machine_facts() -> dict[str, Any]:
+    """Machine, instruction set and versions, for what is measured here."""
+    report = collect()
+    in_use = [isa for isa, state in report["instruction sets"].items() if "in use" in state]
+    about: dict[str, Any] = {
+        key: report["machine"][key] for key in ("processor", "threads", "memory") if key in report["machine"]
+    }
+    versions = {name: report["versions"][name] for name in ("python", "lorid-engine", "torch", "transformers", "numpy")}
+    return {**about, "instruction set": in_use, **versions}
 
 
 def _machine() -> dict[str, Any]:

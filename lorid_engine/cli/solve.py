@@ -14,10 +14,10 @@ from lorid_engine.errors import RequestError
 from lorid_engine.solver.packs import DEFAULT_PACK, load_pack
 
 if TYPE_CHECKING:
-    from lorid_engine.solver import Solution
+    from lorid_engine.solver import Solution, SolverConfig
 
 
-def run_solve(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Solves the question that the options, stdin or the user give; returns the exit status."""
     pack_name = options.pack or DEFAULT_PACK
     pack = load_pack(pack_name)  # a wrong name is told before anything is loaded or asked
@@ -30,11 +30,11 @@ def run_solve(options: argparse.Namespace) -> int:
         if out.is_terminal:
             out.print("Loading the base and its adapters.", style="dim")
     with FetchProgress(Console(stderr=True)) as report:
-        from lorid_engine.solver import Solver, SolverConfig
+        from lorid_engine.solver import Solver
 
         solver = Solver.from_pack(
             pack_name,
-            config=SolverConfig(max_rounds=options.max_rounds, lookahead=options.lookahead, seed=options.seed),
+            config=solver_config(options),
             dtype=options.dtype,
             device=options.device,
             threads=options.threads,
@@ -47,6 +47,14 @@ def run_solve(options: argparse.Namespace) -> int:
             solution = solver.solve(question, on_event=trace)
     _print_solution(options, out, solution)
     return 0
+
+
+def solver_config(options: argparse.Namespace) -> SolverConfig:
+    """The configuration that the options of a command ask for."""
+    from lorid_engine.solver import SolverConfig
+
+    names = ("max_rounds", "lookahead", "seed", "temperature", "top_p", "top_k", "max_tokens")
+    return SolverConfig(**{name: getattr(options, name) for name in names})
 
 
 def _read_question(given: str | None) -> str:

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from lorid_engine.cli import without_control
+from lorid_engine.cli.plain_text import without_control
 from lorid_engine.solver.solution import Event, Round, RoundEvent, TextEvent
 
 _TITLES = {"ir": "Intuitive reasoner", "kg": "Rules", "dr": "Deep reasoner"}

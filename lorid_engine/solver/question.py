@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from lorid_engine.engine import Engine, Request, RequestOutput, SamplingParams
+from lorid_engine.engine import Engine, RequestOutput
 from lorid_engine.errors import LoridError, RequestError
 from lorid_engine.solver.agreement import Agreement
-from lorid_engine.solver.answers import extract
 from lorid_engine.solver.packs import ROLES, Pack
+from lorid_engine.solver.role_requests import RoleJob, SampleReader
 from lorid_engine.solver.solution import Event, Round, RoundEvent, Sample, Solution, TextEvent
-
-
-def request_key(question: str, role: str, round: int) -> bytes:
-    """What a sample's draws depend on besides the seed: SHA-256 of (question, role, round), lengths written first."""
-    text = question.encode("utf-8", "surrogatepass")
-    return hashlib.sha256(b"%d:%b%d:%b%d" % (len(text), text, len(role), role.encode(), round)).digest()
-
-
-def complete_answer(text: str, pattern: str | None, searched: int = 0) -> int | None:
-    """Where the first complete answer line ends: the pattern matches and a line break follows.
-
-    Args:
-        text: a rationale so far.
-        pattern: the pack's answer pattern; None = never complete.
-        searched: length of the part that was searched before; only lines that end after it are looked at.
-    """
-    if pattern is None or "\n" not in text[searched:]:
-        return None
-    start = text.rfind("\n", 0, searched) + 1
-    for match in re.compile(pattern).finditer(text, start):
-        if text.find("\n", match.end()) >= 0:
-            return match.end()
-    return None
 
 
 @dataclass
@@ -73,9 +48,8 @@ class Question:
         self.started = 0  # rounds begun
         self._judged: list[Round] = []
         self._rounds: dict[int, _Rationales] = {}
-        self._flight: dict[str, tuple[int, str]] = {}  # request id to round and role
+        self._flight: dict[str, tuple[RoleJob, SampleReader]] = {}  # by request id
         self._drawn: dict[tuple[int, str], int] = {}
-        self._searched: dict[str, int] = {}
         self._agreement = Agreement()
         self._start = time.perf_counter()
         self.solution: Solution | None = None
@@ -101,52 +75,40 @@ class Question:
         self.started += 1
         self._rounds[self.started] = _Rationales()
         for role in ("ir", "kg"):
-            self._request(self.started, role, question=self.text)
+            self._request(RoleJob(self.text, role, self.started))
 
-    def _request(self, round: int, role: str, **values: str) -> None:
-        options = self._pack.sampling_for(role, self._overrides)
-        request = Request(
-            self._pack.roles[role].template.encode(self._engine.tokenizer, **values),
-            adapter=role,
-            sampling=SamplingParams(**options, seed=self._seed, stop=self._pack.stop),
-            key=request_key(self.text, role, round),
-            priority=round - 1 - len(self._judged),
-        )
+    def _request(self, job: RoleJob) -> None:
+        priority = job.round - 1 - len(self._judged)
         try:
-            self._flight[self._engine.add_request(request)] = (round, role)
+            request = job.request(self._engine, self._pack, self._seed, self._overrides, priority)
+            self._flight[self._engine.add_request(request)] = job, SampleReader(self._pack, job.role)
         except LoridError as error:
-            if role == "dr" and isinstance(error, RequestError):  # the rules leave no room in the context
-                self._arrive(round, role, Sample("", (), note=str(error)))
+            if job.role == "dr" and isinstance(error, RequestError):  # the rules leave no room in the context
+                self._arrive(job.round, "dr", Sample("", (), note=str(error)))
             else:
-                self._miss(round, role, error)
+                self._miss(job.round, job.role, error)
 
     def take(self, output: RequestOutput) -> None:
         """Takes in what a step brought for one of the requests in flight."""
-        round, role = self._flight[output.request_id]
-        sample = output.outputs[0]
-        self._drawn[round, role] = len(sample.token_ids)
+        job, reader = self._flight[output.request_id]
         if output.error is not None:
+            self._drawn[job.round, job.role] = len(output.outputs[0].token_ids)
             del self._flight[output.request_id]
-            self._miss(round, role, output.error)
+            self._miss(job.round, job.role, output.error)
             return
-        end = None
-        if role != "kg":
-            end = complete_answer(sample.text, self._pack.answer_pattern, self._searched.get(output.request_id, 0))
-            self._searched[output.request_id] = len(sample.text)
-        text = sample.text if end is None else sample.text[:end]
-        self._tell(TextEvent(self.index, round, role, text))
-        if end is None and not output.finished:
+        sample = reader.read(output)
+        self._drawn[job.round, job.role] = reader.drawn
+        self._tell(TextEvent(self.index, job.round, job.role, reader.text))
+        if sample is None:
             return
-        if not output.finished:
-            self._engine.abort_request(output.request_id)
+        self._engine.abort_request(output.request_id)
         del self._flight[output.request_id]
-        answer = None if role == "kg" else extract(text, self._pack.answer_pattern)
-        self._arrive(round, role, Sample(text, tuple(sample.token_ids), answer))
+        self._arrive(job.round, job.role, sample)
 
     def _arrive(self, round: int, role: str, sample: Sample) -> None:
         self._rounds[round].samples[role] = sample
         if role == "kg":
-            self._request(round, "dr", question=self.text, knowledge=sample.text)
+            self._request(RoleJob(self.text, "dr", round, sample.text))
         self._judge()
 
     def _miss(self, round: int, role: str, error: LoridError) -> None:

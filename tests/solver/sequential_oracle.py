@@ -9,7 +9,7 @@ from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.errors import RequestError
 from lorid_engine.solver.answers import equivalent, extract
 from lorid_engine.solver.packs import Pack
-from lorid_engine.solver.question import request_key
+from lorid_engine.solver.role_requests import request_key
 
 
 @dataclass

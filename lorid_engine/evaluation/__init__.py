@@ -1,0 +1,1 @@
+"""Evaluation: a solver over a file of questions, what it is compared with, and the report of both."""

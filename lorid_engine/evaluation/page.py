@@ -1,0 +1,65 @@
+"""The report of an evaluation as one page of HTML that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lorid_engine.errors import DataError
+from lorid_engine.evaluation.table import report_rows
+from lorid_engine.plots import bar_plot, line_plot
+
+
+def write_page(
+    path: Path,
+    report: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    machine: Mapping[str, Any],
+    questions: Mapping[int, Mapping[str, Any]],
+) -> None:
+    """Writes the page; what models and questions say is text there, never markup.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("lorid_engine.evaluation", ""), autoescape=True, undefined=StrictUndefined
+    )
+    text = environment.get_template("page.html").render(
+        report=report,
+        rows=report_rows(report),
+        settings=settings,
+        machine=machine,
+        questions=[questions[index] for index in sorted(questions)],
+        plots=_plots(report),
+    )
+    try:
+        path.write_text(text, encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"the report {path} cannot be written: {error.strerror}") from None
+
+
+def _plots(report: Mapping[str, Any]) -> dict[str, str]:
+    """SVG by title."""
+    lorid = report["lorid"]
+    curve = lorid["curve"]
+    scores = ("fallback", "strict", "strict_any")
+    by_rounds = {score: ([p["rounds"] for p in curve], [p[score] for p in curve]) for score in scores}
+    by_tokens = {"LoRID": ([p["tokens"] for p in curve], [p["fallback"] for p in curve])}
+    if vote := report.get("ir_vote"):
+        by_tokens["vote of IR samples"] = _columns(vote["curve"], "tokens", "accuracy")
+    if twice := report.get("ir_ir"):
+        by_tokens["IR-IR agreement"] = _columns(twice["curve"], "tokens", "fallback")
+    percent = "right, %"
+    return {
+        "Accuracy against rounds": line_plot(by_rounds, "rounds at most", percent, percent=True),
+        "Accuracy against tokens": line_plot(by_tokens, "mean tokens of a question", percent, percent=True),
+        "Rounds until a question ends": bar_plot(lorid["rounds_histogram"], "rounds", "questions"),
+    }
+
+
+def _columns(points: list[dict[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:
+    return [point[x] for point in points], [point[y] for point in points]

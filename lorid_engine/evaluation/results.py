@@ -1,0 +1,168 @@
+"""ResultsFile: what an evaluation found, one JSON line each as soon as it is known, so that the same command goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lorid_engine.errors import DataError
+
+_FORMAT = 1
+_FIRST = b'{"record": "settings"'  # what every file begins with
+# What each kind of record must have, and of which type, for a file to be gone on with.
+_KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "run": {"run": int, "machine": dict},
+    "question": {"index": int, "question": str, "gold": str, "rounds": int, "tokens": int, "trace": list, "at": float},
+    "greedy": {"index": int, "ir": dict, "kg": dict, "dr": dict, "at": float},
+    "samples": {"index": int, "first": int, "samples": list, "at": float},
+}
+
+
+class ResultsFile:
+    """A results file that this process alone writes.
+
+    Args:
+        path: made if it is not there; a last line that was cut short is removed.
+        settings: what decides the results. A file that was started with others is refused.
+        machine: of this run.
+
+    Raises:
+        DataError: other settings, a damaged line, another process that writes it, or no space.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], machine: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        self.questions: dict[int, dict[str, Any]] = {}
+        self.greedy: dict[int, dict[str, Any]] = {}
+        self.samples: dict[int, list[dict[str, Any]]] = {}
+        self.runs: list[dict[str, Any]] = []
+        self.seconds: dict[int, float] = {}  # of each run, until its last record
+        self.repaired = False
+        self._start = time.perf_counter()
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise DataError(f"the results file {path} cannot be opened: {error.strerror}") from None
+        try:
+            self._lock()
+            self._read(settings)
+            self.run = len(self.runs) + 1
+            if not self._started:
+                self._write({"record": "settings", "format": _FORMAT, **settings})
+            self.append({"record": "run", "machine": machine})
+        except BaseException:
+            self.close()
+            raise
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process writes {self.path}; wait for it, or name another file") from None
+        except OSError:  # a file system without locks
+            pass
+
+    def _read(self, settings: dict[str, Any]) -> None:
+        try:
+            with open(self.path, "rb") as file:
+                data = file.read()
+        except OSError as error:
+            raise DataError(f"the results file {self.path} cannot be read: {error.strerror}") from None
+        lines = data.split(b"\n")
+        self.repaired = lines[-1] != b""
+        self._started = len(lines) > 1
+        if not data[: len(_FIRST)] == _FIRST[: len(data)]:
+            raise DataError(f"{self.path} is no results file; name another")
+        for number, line in enumerate(lines[:-1], start=1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+                if number == 1:
+                    self._compare(record, settings)
+                else:
+                    self._take(record)
+            except (ValueError, KeyError, RecursionError) as error:
+                if isinstance(error, DataError):
+                    raise
+                raise DataError(
+                    f"{self.path}, line {number}: this is no record of an evaluation ({error}); remove the line, or name "
+                    "another file"
+                ) from None
+        if self.repaired:
+            os.ftruncate(self._file, len(data) - len(lines[-1]))
+
+    def _compare(self, record: dict[str, Any], settings: dict[str, Any]) -> None:
+        if record.get("record") != "settings" or record.get("format") != _FORMAT:
+            raise DataError(f"{self.path} is a results file of another version; name another file")
+        for name, value in settings.items():
+            if record.get(name) != value:
+                raise DataError(
+                    f"{self.path} was started with {name} {record.get(name)!r}; this command has {value!r}. "
+                    "Use the same settings, or name another file"
+                )
+
+    def _take(self, record: dict[str, Any]) -> None:
+        kind = record.get("record")
+        if kind not in _KINDS:
+            raise ValueError(f"its kind is {kind!r}")
+        for name, types in _KINDS[kind].items():
+            if not isinstance(record.get(name), types):
+                raise ValueError(f"its {name} is missing or of the wrong type")
+        if kind == "run":
+            self.runs.append(record)
+            return
+        self.seconds[record["run"]] = max(self.seconds.get(record["run"], 0.0), record["at"])
+        index = record["index"]
+        if kind == "samples":
+            held = self.samples.setdefault(index, [])
+            if record["first"] != len(held):
+                raise ValueError(f"its samples of question {index} do not follow those before")
+            held += record["samples"]
+            return
+        records = self.questions if kind == "question" else self.greedy
+        if index in records:
+            raise ValueError(f"it is question {index} a second time")
+        records[index] = record
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds a record to the file and to what it holds; when this returns, no kill can lose it.
+
+        Raises:
+            DataError: it cannot be written; the records before it are kept.
+        """
+        record = {**record, "run": self.run, "at": round(time.perf_counter() - self._start, 3)}
+        self._write(record)
+        self._take(record)
+
+    def _write(self, record: dict[str, Any]) -> None:
+        line = json.dumps(record).encode() + b"\n"
+        before = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            done = 0
+            while done < len(line):
+                done += os.write(self._file, line[done:])
+        except BaseException as error:
+            os.ftruncate(self._file, before)  # no half line, be it a full disk or Ctrl-C
+            if isinstance(error, OSError):
+                raise DataError(
+                    f"{self.path} could not be written: {error.strerror}. What it holds is kept: make room and give the "
+                    "same command again"
+                ) from None
+            raise
+
+    def close(self) -> None:
+        """Lets the file go."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> ResultsFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
