@@ -1,54 +1,82 @@
-"""Plots as SVG, drawn by matplotlib without a screen."""
+"""Plots by matplotlib, without a screen: SVG for a page, or a file."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-_SIZE = (6.4, 3.8)  # inches; SVG scales
+from lorid_engine.errors import DataError
+
+_WIDTH, _HEIGHT = 6.4, 3.8  # inches of a panel; SVG scales
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 
-def line_plot(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
-    x_label: str,
-    y_label: str,
-    *,
-    percent: bool = False,
-    marks: Mapping[str, tuple[float, float]] | None = None,
-    log_x: bool = False,
-) -> str:
-    """Lines by name as (x, y), and single points by name, as an SVG element."""
-    figure, axes = _axes(x_label, y_label)
-    for name, (x, y) in lines.items():
-        axes.plot(x, [100 * value for value in y] if percent else y, label=name, marker=".", linewidth=1.5)
-    for name, (at_x, at_y) in (marks or {}).items():
-        axes.plot([at_x], [100 * at_y if percent else at_y], linestyle="none", marker="D", label=name)
-    if log_x:
+@dataclass(frozen=True)
+class Panel:
+    """Lines by name, as (x, y), under a title."""
+
+    title: str
+    lines: Lines
+
+
+def line_svg(lines: Lines, x_label: str, y_label: str) -> str:
+    """Lines by name as an SVG element."""
+    figure = _figure(1)
+    _draw_lines(figure.add_subplot(), lines, x_label, y_label)
+    return _svg(figure)
+
+
+def bar_svg(bars: Mapping[str, float], x_label: str, y_label: str) -> str:
+    """Bars by name as an SVG element."""
+    figure = _figure(1)
+    axes = figure.add_subplot()
+    _label(axes, x_label, y_label)
+    axes.bar(list(bars), list(bars.values()))
+    return _svg(figure)
+
+
+def write_plot(path: Path, panels: Sequence[Panel], x_label: str, y_label: str) -> None:
+    """Writes panels side by side, x in powers of two; the format is that of the file's suffix.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    figure = _figure(len(panels))
+    for place, panel in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), place)
+        _draw_lines(axes, panel.lines, x_label, y_label)
+        axes.set_title(panel.title, fontsize=10)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_ylim(bottom=0)
-    axes.legend(fontsize=8, frameon=False)
-    return _svg(figure)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as error:
+        raise DataError(f"the plot {path} cannot be written: {error.strerror}") from None
 
 
-def bar_plot(bars: Mapping[str, float], x_label: str, y_label: str) -> str:
-    """Bars by name, as an SVG element."""
-    figure, axes = _axes(x_label, y_label)
-    axes.bar(list(bars), list(bars.values()), color="tab:blue")
-    return _svg(figure)
-
-
-def _axes(x_label: str, y_label: str) -> tuple[Any, Any]:
+def _figure(panels: int) -> Any:
     from matplotlib.figure import Figure  # no pyplot: it keeps figures and may look for a screen
 
-    figure = Figure(figsize=_SIZE, layout="constrained")
-    axes = figure.add_subplot()
+    return Figure(figsize=(_WIDTH * min(panels, 3), _HEIGHT), layout="constrained")
+
+
+def _draw_lines(axes: Any, lines: Lines, x_label: str, y_label: str) -> None:
+    _label(axes, x_label, y_label)
+    for name, (x, y) in lines.items():
+        axes.plot(x, y, label=name, marker=".", linewidth=1.5)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.set_ylim(bottom=0)
+    axes.legend(fontsize=8, frameon=False)
+
+
+def _label(axes: Any, x_label: str, y_label: str) -> None:
     axes.set_xlabel(x_label)
     axes.set_ylabel(y_label)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
 
 
 def _svg(figure: Any) -> str:

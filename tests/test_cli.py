@@ -15,22 +15,13 @@ from rich.console import Console
 from lorid_engine.cli import main
 from lorid_engine.cli.trace import LiveTrace, plain
 from lorid_engine.solver import Round, RoundEvent, Sample, TextEvent
-from tiny_pack import PROMPTS, make_pack
+from tiny_pack import make_pack_folder
 
 
 @pytest.fixture(scope="module")
 def pack_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny pack as a folder with a manifest."""
-    folder = tmp_path_factory.mktemp("pack")
-    make_pack(folder, max_tokens=10)
-    roles = "\n".join(
-        f"[roles.{role}]\nadapter = '{role}'\nprompt = {json.dumps(text)}" for role, text in PROMPTS.items()
-    )
-    answer = "[answer]\npattern = '([a-zA-Z0-9])'\n"
-    (folder / "pack.toml").write_text(
-        f"name = 'tiny'\naccuracy = 'noise'\n[base]\npath = 'base'\n{answer}{roles}\n[sampling]\nmax_tokens = 10\n"
-    )
-    return folder
+    return make_pack_folder(tmp_path_factory.mktemp("pack"))
 
 
 def options(pack_folder: Path, *more: str) -> list[str]:

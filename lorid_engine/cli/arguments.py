@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from lorid_engine.cli.plain_text import one_line
+
+_Value = TypeVar("_Value")
+SHAPES = ("llama-2-7b", "mistral-7b", "smollm2-135m")  # of random_model, which is slow to import
 
 
 class _Parser(argparse.ArgumentParser):
@@ -51,6 +54,87 @@ def _add_solver_options(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=kind, help="of every role, instead of the pack's")
 
 
+def _list_of(parse: Callable[[str], _Value]) -> Callable[[str], tuple[_Value, ...]]:
+    return lambda text: tuple(parse(part) for part in text.split(","))
+
+
+def _rank(text: str) -> tuple[int, ...]:
+    return tuple(_whole(0, 4096)(part) for part in text.split("+"))
+
+
+def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
+    bench = commands.add_parser("bench", help="measure speed on this machine")
+    actions = bench.add_subparsers(dest="action", required=True, metavar="ACTION")
+    about = "Decode and prefill speed with random adapters, for every combination of rank, adapters and batch."
+    decode = actions.add_parser("decode", help="tokens/s across adapters", description=about)
+    decode.set_defaults(module="bench")
+    base = decode.add_mutually_exclusive_group()
+    base.add_argument("--base", help="a folder, a .gguf file, or a hub's model; default: the default pack's")
+    base.add_argument("--random-shape", choices=SHAPES, help="random weights of this shape instead")
+    decode.add_argument("--revision", help="of a hub's model")
+    decode.add_argument(
+        "--rank", type=_list_of(_rank), default="0,16,512", help="0 = none, 16+64 = a mix; default: %(default)s"
+    )
+    numbers = _list_of(_whole(1))
+    decode.add_argument("--batch", type=numbers, default="1,2,8,32", help="rows of a step; default: %(default)s")
+    decode.add_argument("--adapters", type=numbers, default="2", help="how many are loaded; default: %(default)s")
+    decode.add_argument("--spread", choices=("uniform", "zipf", "ir-dr"), default="uniform", help="which the rows use")
+    decode.add_argument("--targets", type=_list_of(str.strip), default="q_proj,v_proj", help="default: %(default)s")
+    decode.add_argument("--prompt", type=_whole(1), default=128, help="tokens of a prompt; default: %(default)s")
+    decode.add_argument("--new", type=_whole(1), default=48, help="decode steps that are timed; default: %(default)s")
+    decode.add_argument(
+        "--runs", type=_whole(5, 1000), default=5, help="whose medians are reported; default: %(default)s"
+    )
+    decode.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    decode.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
+    decode.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0)
+    decode.add_argument("--plot", metavar="FILE", help="tokens/s against adapters, as .svg, .png or .pdf")
+    decode.add_argument("--json", action="store_true", help="a list of rows on stdout")
+
+
+def _add_pack_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
+    packs = commands.add_parser("packs", help="the installed packs", description="Lists the installed packs.")
+    packs.set_defaults(module="packs")
+    packs.add_argument("--json", action="store_true", help="one JSON value on stdout")
+
+    pack = commands.add_parser("pack", help="make and check packs")
+    actions = pack.add_subparsers(dest="action", required=True, metavar="ACTION")
+    check = actions.add_parser(
+        "check", help="look at all of a pack", description="Says what is wrong with a pack, and where."
+    )
+    check.set_defaults(module="packs")
+    check.add_argument("folder", help="a folder with a pack.toml, or an installed pack's name")
+    check.add_argument("--json", action="store_true", help="one JSON value on stdout")
+
+    new = actions.add_parser("new", help="start a pack from a base and three adapters")
+    new.set_defaults(module="packs")
+    new.add_argument("folder", help="where the pack is written; must not exist, or be empty")
+    _add_base(new)
+    for role in ("ir", "kg", "dr"):
+        new.add_argument(f"--{role}", required=True, metavar="FOLDER", help=f"the adapter of {role}, in PEFT's format")
+
+    about = "Writes a pack for the adapters of LoRID's authors, from a clone of their repository, whose code is read and not run."
+    authors = actions.add_parser("import-lorid", help="a pack for the authors' adapters", description=about)
+    authors.set_defaults(module="packs")
+    authors.add_argument("clone", help="a clone of the authors' repository")
+    _add_base(authors)
+    authors.add_argument("--dataset", required=True, choices=("gsm8k", "math"))
+    authors.add_argument("--out", required=True, metavar="FOLDER", help="must not exist, or be empty")
+    authors.add_argument(
+        "--example", help="the authors' folder for such a base (llama2, mistral, ...), if its name does not tell"
+    )
+    authors.add_argument(
+        "--adapters",
+        metavar="FOLDER",
+        help="holds the three adapters; without it, those that the clone's scripts trained, else the released ones, fetched",
+    )
+
+
+def _add_base(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", required=True, help="a folder, a .gguf file, or a hub's model (organisation/name)")
+    parser.add_argument("--revision", help="of a hub's model; default: main")
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser; parsed options have `module`, the one of this package that runs the command."""
     parser = _Parser(prog="lorid", description="Word problems by three LoRA adapters on one frozen model.")
@@ -80,6 +164,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--report", metavar="FILE", help="a page of HTML with plots and every question's rounds")
     evaluate.add_argument("--json", action="store_true", help="the report as one JSON value on stdout")
     _add_solver_options(evaluate)
+
+    _add_pack_commands(commands)
+    _add_bench(commands)
 
     doctor = commands.add_parser("doctor", help="what this machine and installation can do")
     doctor.set_defaults(module="doctor")

@@ -103,10 +103,8 @@ def run(options: argparse.Namespace) -> int:
         try:
             _fill(options, console, problems, results)
         except KeyboardInterrupt:
-            kept = len(results.questions)
-            console.print(
-                f"Interrupted; {options.out} has {kept} finished questions. The same command goes on from there."
-            )
+            kept = f"{options.out} has {len(results.questions)} finished questions"
+            console.print(plain(f"Interrupted; {kept}. The same command goes on from there."), soft_wrap=True)
             raise
         report = build_report(results.questions, results.greedy, results.samples, results.seconds.values())
         if options.report:
@@ -127,11 +125,13 @@ def _check_writable(path: Path) -> None:
 
 def _tell_start(console: Console, problems: ProblemSet, results: ResultsFile) -> None:
     for wrong in problems.skipped[:5]:
-        console.print(plain(f"left out: {wrong}"))
+        console.print(plain(f"left out: {wrong}"), soft_wrap=True)
     if len(problems.skipped) > 5:
         console.print(f"left out: {len(problems.skipped) - 5} more")
     if results.repaired:
-        console.print(plain(f"{results.path} ended in the middle of a line; that record is done again."))
+        console.print(
+            plain(f"{results.path} ended in the middle of a line; that record is done again."), soft_wrap=True
+        )
     if results.questions:
         console.print(
             plain(f"Going on: {results.path} has {len(results.questions)} of {len(problems.problems)} questions.")

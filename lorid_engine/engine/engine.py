@@ -15,11 +15,11 @@ import torch
 from lorid_engine.engine.adapter_slots import NUM_SLOTS, AdapterRunner, AdapterSlots
 from lorid_engine.engine.assemble import assemble
 from lorid_engine.engine.batch import StepBatch, StepResult
-from lorid_engine.engine.options import base_folder, check_options, free_memory
-from lorid_engine.engine.outputs import EngineStats, refused_output, request_output
+from lorid_engine.engine.options import EngineOptions, base_folder
+from lorid_engine.engine.outputs import EngineStats, logprob_entries, refused_output, request_output
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
 from lorid_engine.engine.prompt import PromptReader
-from lorid_engine.engine.request import Logprob, Request, RequestOutput
+from lorid_engine.engine.request import Request, RequestOutput
 from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
@@ -30,8 +30,9 @@ from lorid_engine.errors import (
     LoridError,
     RequestError,
 )
-from lorid_engine.model.adapters import load_adapter
+from lorid_engine.model.adapters import LoraAdapter, check_adapter, load_adapter
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.weights import Checkpoint, TensorSource
 
 
 class StepRunner(AdapterRunner, Protocol):
@@ -77,34 +78,30 @@ class Engine:
         kv_memory: int | None = None,
         max_batch_tokens: int = 512,
     ) -> None:
-        from lorid_engine.engine.runner import Runner, page_bytes
-        from lorid_engine.ops import cpu
-
-        torch_dtype = check_options(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
+        options = EngineOptions(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
         folder = base_folder(base, revision)
-        config = ModelConfig.from_folder(folder)
-        tokenizer = Tokenizer.from_folder(folder)
-        if kv_memory is None:
-            contexts = max_batch_rows * -(-config.max_positions // PAGE_SIZE) * page_bytes(config, torch_dtype)
-            kv_memory = min(free_memory() // 2, contexts, 2 * 2**30)
-        num_pages = min(kv_memory // page_bytes(config, torch_dtype), 2**31 // PAGE_SIZE - 1)
-        if num_pages < 1:
-            raise CapacityError(
-                f"kv_memory of {kv_memory} bytes holds no page; one takes {page_bytes(config, torch_dtype)}"
-            )
-        runner = Runner(
-            folder,
-            config,
-            dtype=torch_dtype,
-            threads=threads or cpu.threads(),
-            num_pages=num_pages,
-            max_batch_tokens=max_batch_tokens,
-            max_samples=max_batch_rows,
-            num_slots=NUM_SLOTS,
-        )
-        self._start(runner, tokenizer, config, num_pages, max_batch_rows, max_batch_tokens)
+        self._build(Checkpoint(folder), ModelConfig.from_folder(folder), Tokenizer.from_folder(folder), options)
         for name, path in (adapters or {}).items():
             self.load_adapter(name, path)
+
+    @classmethod
+    def from_tensors(
+        cls, source: TensorSource, config: ModelConfig, tokenizer: Tokenizer, options: EngineOptions
+    ) -> Engine:
+        """An engine over tensors that need not lie in a folder.
+
+        Raises:
+            CheckpointError, CapacityError: what cannot be used, and why.
+        """
+        engine = cls.__new__(cls)
+        engine._build(source, config, tokenizer, options)
+        return engine
+
+    def _build(self, source: TensorSource, config: ModelConfig, tokenizer: Tokenizer, options: EngineOptions) -> None:
+        from lorid_engine.engine.runner import build_runner
+
+        runner, num_pages = build_runner(source, config, options, num_slots=NUM_SLOTS)
+        self._start(runner, tokenizer, config, num_pages, options.max_batch_rows, options.max_batch_tokens)
 
     def _start(
         self,
@@ -132,14 +129,22 @@ class Engine:
 
     # Adapters
 
-    def load_adapter(self, name: str, folder: str | os.PathLike[str]) -> None:
-        """Loads a LoRA adapter in PEFT's format under a new name.
+    def load_adapter(self, name: str, adapter: str | os.PathLike[str] | LoraAdapter) -> None:
+        """Loads a LoRA adapter under a new name.
+
+        Args:
+            name: by which requests ask for it.
+            adapter: a folder in PEFT's format, or matrices.
 
         Raises:
             AdapterError: the name is taken, no slot is free, or the adapter cannot be used with this base.
         """
         slot = self._adapters.find_free(name)
-        self._adapters.load(name, slot, load_adapter(name, Path(folder), self.config))
+        if isinstance(adapter, LoraAdapter):
+            check_adapter(adapter, self.config)
+        else:
+            adapter = load_adapter(name, Path(adapter), self.config)
+        self._adapters.load(name, slot, adapter)
 
     def delete_adapter(self, name: str) -> None:
         """Unloads an adapter.
@@ -290,7 +295,7 @@ class Engine:
             return
         sequence.tokens.append(token)
         if params.logprobs is not None:
-            self._add_logprobs(sequence, token, params.logprobs, result, row)
+            sequence.logprobs.append(logprob_entries(self.tokenizer, token, params.logprobs, result, row))
         if token in self.config.eos_token_ids and not params.ignore_eos:
             self._end(sequence, "stop")
         elif token in (params.stop_token_ids or ()):
@@ -304,17 +309,6 @@ class Engine:
             elif len(sequence.output_ids) >= params.max_tokens or len(sequence.tokens) >= self.config.max_positions:
                 self._end(sequence, "length")
         sequence.taken += 1  # last: a token counts when all that follows from it is done
-
-    def _add_logprobs(self, sequence: Sequence, token: int, count: int, result: StepResult, row: int) -> None:
-        assert result.logprob is not None and result.rank is not None
-        assert result.top_ids is not None and result.top_logprobs is not None
-        drawn = float(result.logprob[row])
-        entries = {token: Logprob(drawn, int(result.rank[row]), self.tokenizer.token(token))}
-        for place in range(min(count, result.top_ids.shape[1])):
-            top = int(result.top_ids[row, place])
-            if top >= 0 and top not in entries:
-                entries[top] = Logprob(float(result.top_logprobs[row, place]), place + 1, self.tokenizer.token(top))
-        sequence.logprobs.append(entries)
 
     def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:
         sequence.stream.finish()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,44 +17,55 @@ from lorid_engine.ops.dispatch import asked_backend
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
-def check_options(
-    dtype: str | torch.dtype,
-    device: str,
-    threads: int | None,
-    max_batch_rows: int,
-    kv_memory: int | None,
-    max_batch_tokens: int,
-) -> torch.dtype:
-    """The dtype of these options.
+@dataclass(frozen=True)
+class EngineOptions:
+    """The options of Engine, which describes them.
 
     Raises:
         ConfigError, BackendUnavailableError: an option is out of range or not to be had; the message names it.
     """
-    name = str(dtype).removeprefix("torch.")
-    if name not in _DTYPES:
-        raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {dtype!r}")
-    if device != "cpu":
-        raise BackendUnavailableError(f"device must be 'cpu' in this version; got {device!r}")
-    if asked_backend() == "reference":
-        raise BackendUnavailableError(
-            "LORID_BACKEND=reference computes single ops; an engine runs on the C++ backend alone: unset the variable"
-        )
-    numbers = {
-        "threads": (threads, 1024),
-        "max_batch_rows": (max_batch_rows, 2**16),
-        "kv_memory": (kv_memory, 2**60),
-        "max_batch_tokens": (max_batch_tokens, 2**20),
-    }
-    for option, (value, most) in numbers.items():
-        if value is None and option in ("threads", "kv_memory"):
-            continue
-        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
-            raise ConfigError(f"{option} must be a whole number from 1 to {most}; got {value!r}")
-    if max_batch_tokens < max_batch_rows:
-        raise ConfigError(
-            f"max_batch_tokens must be at least max_batch_rows = {max_batch_rows}, one token a row; got {max_batch_tokens}"
-        )
-    return _DTYPES[name]
+
+    dtype: str | torch.dtype = "bfloat16"
+    device: str = "cpu"
+    threads: int | None = None
+    max_batch_rows: int = 64
+    kv_memory: int | None = None
+    max_batch_tokens: int = 512
+
+    def __post_init__(self) -> None:
+        if self._dtype_name not in _DTYPES:
+            raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {self.dtype!r}")
+        if self.device != "cpu":
+            raise BackendUnavailableError(f"device must be 'cpu' in this version; got {self.device!r}")
+        if asked_backend() == "reference":
+            raise BackendUnavailableError(
+                "LORID_BACKEND=reference computes single ops; an engine runs on the C++ backend alone: unset the variable"
+            )
+        for option, most in (
+            ("threads", 1024),
+            ("max_batch_rows", 2**16),
+            ("kv_memory", 2**60),
+            ("max_batch_tokens", 2**20),
+        ):
+            value = getattr(self, option)
+            if value is None and option in ("threads", "kv_memory"):
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                raise ConfigError(f"{option} must be a whole number from 1 to {most}; got {value!r}")
+        if self.max_batch_tokens < self.max_batch_rows:
+            raise ConfigError(
+                f"max_batch_tokens must be at least max_batch_rows = {self.max_batch_rows}, one token a row; "
+                f"got {self.max_batch_tokens}"
+            )
+
+    @property
+    def _dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of weights and activations."""
+        return _DTYPES[self._dtype_name]
 
 
 def base_folder(base: str | os.PathLike[str], revision: str | None = None) -> Path:

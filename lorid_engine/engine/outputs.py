@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lorid_engine.engine.request import CompletionOutput, Request, RequestOutput
+from lorid_engine.engine.batch import StepResult
+from lorid_engine.engine.request import CompletionOutput, Logprob, Request, RequestOutput
 from lorid_engine.engine.sequence import Group, Sequence
+from lorid_engine.engine.tokenizer import Tokenizer
 from lorid_engine.errors import LoridError
 
 
@@ -83,3 +85,15 @@ def refused_output(request: Request, error: LoridError) -> RequestOutput:
         finished=True,
         error=error,
     )
+
+
+def logprob_entries(tokenizer: Tokenizer, token: int, count: int, result: StepResult, row: int) -> dict[int, Logprob]:
+    """A drawn token's log-probability and those of the `count` likeliest, by id."""
+    assert result.logprob is not None and result.rank is not None
+    assert result.top_ids is not None and result.top_logprobs is not None
+    entries = {token: Logprob(float(result.logprob[row]), int(result.rank[row]), tokenizer.token(token))}
+    for place in range(min(count, result.top_ids.shape[1])):
+        top = int(result.top_ids[row, place])
+        if top >= 0 and top not in entries:
+            entries[top] = Logprob(float(result.top_logprobs[row, place]), place + 1, tokenizer.token(top))
+    return entries

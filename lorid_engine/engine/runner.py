@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from lorid_engine.engine.batch import StepBatch, StepResult
+from lorid_engine.engine.options import EngineOptions, free_memory
 from lorid_engine.errors import CapacityError, CheckpointError
 from lorid_engine.model.adapters import LoraAdapter
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.llama import forward, load_llama
 from lorid_engine.model.recorder import Recorder
-from lorid_engine.model.weights import Checkpoint
+from lorid_engine.model.weights import TensorSource
 from lorid_engine.ops import AdapterBank, cpu
 from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes
 
@@ -31,7 +31,7 @@ class Runner:
     The forward is recorded once into a C++ program; a step is one call that holds no lock of the interpreter.
 
     Args:
-        folder: the checkpoint, in Hugging Face's format.
+        checkpoint: the weights.
         config: of the checkpoint.
         dtype: torch.bfloat16 (float32 accumulation) or torch.float32.
         threads: how many threads a step uses.
@@ -47,7 +47,7 @@ class Runner:
 
     def __init__(
         self,
-        folder: Path,
+        checkpoint: TensorSource,
         config: ModelConfig,
         *,
         dtype: torch.dtype,
@@ -57,7 +57,7 @@ class Runner:
         max_samples: int,
         num_slots: int,
     ) -> None:
-        weights = load_llama(Checkpoint(folder), config, dtype)
+        weights = load_llama(checkpoint, config, dtype)
         max_positions = min(config.max_positions, num_pages * PAGE_TOKENS)  # no sequence reaches past all pages
         extension = cpu.extension()
         self._threads, self._dtype, self._num_slots = threads, dtype, num_slots
@@ -76,7 +76,7 @@ class Runner:
             self._recorder = Recorder(config, dtype, self._program, num_pages, max_positions)
             self._logits = forward(self._recorder, weights)
         except ValueError as error:
-            raise CheckpointError(f"{folder}: the C++ backend cannot run this model: {error}") from error
+            raise CheckpointError(f"the C++ backend cannot run this model: {error}") from error
         except (MemoryError, RuntimeError) as error:
             total = num_pages * page_bytes(config, dtype) / 2**30
             raise CapacityError(
@@ -148,3 +148,32 @@ class Runner:
     def logits(self, count: int) -> np.ndarray:
         """The last step's logits [count, V] float32 of its first sampled rows."""
         return self._program.read_buffer(buffer=self._logits.index, rows=count)
+
+
+def build_runner(
+    source: TensorSource, config: ModelConfig, options: EngineOptions, *, num_slots: int
+) -> tuple[Runner, int]:
+    """A runner with as many KV pages as the options allow, and their number.
+
+    Raises:
+        CheckpointError: the tensors do not fit the config.
+        CapacityError: the memory for KV holds no page, or is not to be had.
+    """
+    bytes_a_page, kv_memory = page_bytes(config, options.torch_dtype), options.kv_memory
+    if kv_memory is None:
+        contexts = options.max_batch_rows * -(-config.max_positions // PAGE_TOKENS) * bytes_a_page
+        kv_memory = min(free_memory() // 2, contexts, 2 * 2**30)
+    num_pages = min(kv_memory // bytes_a_page, 2**31 // PAGE_TOKENS - 1)
+    if num_pages < 1:
+        raise CapacityError(f"kv_memory of {kv_memory} bytes holds no page; one takes {bytes_a_page}")
+    runner = Runner(
+        source,
+        config,
+        dtype=options.torch_dtype,
+        threads=options.threads or cpu.threads(),
+        num_pages=num_pages,
+        max_batch_tokens=options.max_batch_tokens,
+        max_samples=options.max_batch_rows,
+        num_slots=num_slots,
+    )
+    return runner, num_pages

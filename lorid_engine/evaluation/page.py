@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lorid_engine.errors import DataError
 from lorid_engine.evaluation.table import report_rows
-from lorid_engine.plots import bar_plot, line_plot
+from lorid_engine.plots import bar_svg, line_svg
 
 
 def write_page(
@@ -45,21 +45,19 @@ def write_page(
 def _plots(report: Mapping[str, Any]) -> dict[str, str]:
     """SVG by title."""
     lorid = report["lorid"]
-    curve = lorid["curve"]
     scores = ("fallback", "strict", "strict_any")
-    by_rounds = {score: ([p["rounds"] for p in curve], [p[score] for p in curve]) for score in scores}
-    by_tokens = {"LoRID": ([p["tokens"] for p in curve], [p["fallback"] for p in curve])}
+    by_rounds = {score: _columns(lorid["curve"], "rounds", score) for score in scores}
+    by_tokens = {"LoRID": _columns(lorid["curve"], "tokens", "fallback")}
     if vote := report.get("ir_vote"):
         by_tokens["vote of IR samples"] = _columns(vote["curve"], "tokens", "accuracy")
     if twice := report.get("ir_ir"):
         by_tokens["IR-IR agreement"] = _columns(twice["curve"], "tokens", "fallback")
-    percent = "right, %"
     return {
-        "Accuracy against rounds": line_plot(by_rounds, "rounds at most", percent, percent=True),
-        "Accuracy against tokens": line_plot(by_tokens, "mean tokens of a question", percent, percent=True),
-        "Rounds until a question ends": bar_plot(lorid["rounds_histogram"], "rounds", "questions"),
+        "Accuracy against rounds": line_svg(by_rounds, "rounds at most", "right, %"),
+        "Accuracy against tokens": line_svg(by_tokens, "mean tokens of a question", "right, %"),
+        "Rounds until a question ends": bar_svg(lorid["rounds_histogram"], "rounds", "questions"),
     }
 
 
-def _columns(points: list[dict[str, float]], x: str, y: str) -> tuple[list[float], list[float]]:
-    return [point[x] for point in points], [point[y] for point in points]
+def _columns(points: Sequence[Mapping[str, float]], x: str, share: str) -> tuple[list[float], list[float]]:
+    return [point[x] for point in points], [100 * point[share] for point in points]

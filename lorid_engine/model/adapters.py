@@ -16,7 +16,6 @@ class LoraAdapter:
     """An adapter by module, keyed like "layers.3.self_attn.q_proj"."""
 
     name: str
-    folder: Path
     modules: dict[str, LoraWeights]
 
 
@@ -41,11 +40,16 @@ def load_adapter(name: str, folder: Path | str, config: ModelConfig) -> LoraAdap
     Raises:
         AdapterError: files missing or damaged, an unsupported feature, or an adapter made for another base.
     """
-    modules = {}
-    for module, weights in read_peft_adapter(folder, name).items():
+    read = read_peft_adapter(folder, name)
+    for module, weights in read.items():
         _check_fit(name, module, weights, config)
-        modules[module.removeprefix("model.")] = weights
-    return LoraAdapter(name, Path(folder), modules)
+    return LoraAdapter(name, {module.removeprefix("model."): weights for module, weights in read.items()})
+
+
+def check_adapter(adapter: LoraAdapter, config: ModelConfig) -> None:
+    """Raises AdapterError if an adapter's matrices do not fit a base."""
+    for module, weights in adapter.modules.items():
+        _check_fit(adapter.name, f"model.{module}", weights, config)
 
 
 def _check_fit(name: str, module: str, weights: LoraWeights, config: ModelConfig) -> None:

@@ -100,7 +100,15 @@ class ModelConfig:
             CheckpointError: a file is missing or damaged, or the model is of a kind that is not supported.
         """
         folder = Path(folder)
-        raw = read_json(folder / "config.json")
+        return cls.from_raw(read_json(folder / "config.json"), folder)
+
+    @classmethod
+    def from_raw(cls, raw: dict[str, Any], folder: Path = Path()) -> ModelConfig:
+        """The configuration of what a config.json holds; `folder` is where it lies, and its generation_config.json.
+
+        Raises:
+            CheckpointError: as from_folder.
+        """
         family = family_of(folder, raw)
         if raw.get("hidden_act", "silu") != "silu":
             raise CheckpointError(f"{folder}: hidden_act {raw['hidden_act']!r} is not supported; supported: silu")

@@ -1,4 +1,4 @@
-"""Bases on a hub: fetched by huggingface_hub into its own cache, whose settings (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE) hold."""
+"""Bases and adapters on a hub: fetched by huggingface_hub into its own cache, whose settings (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE) hold."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from lorid_engine.errors import CheckpointError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 # What Checkpoint, ModelConfig and Tokenizer read: no code, no pickles, no second copy in another layout.
-_WANTED = (
-    "model*.safetensors",
-    "model.safetensors.index.json",
+_WEIGHTS = ("model*.safetensors", "model.safetensors.index.json")
+_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+_ABOUT = (
     "config.json",
     "generation_config.json",
     "tokenizer*.json",
@@ -34,16 +34,26 @@ def is_hub_id(base: str) -> bool:
     return names_hub_model(base) and not Path(base).exists()
 
 
-def hub_folder(hub_id: str, revision: str | None = None) -> Path:
+def hub_folder(hub_id: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a hub's model in the cache, fetched if it is not there.
 
     Args:
         hub_id: organisation/name.
         revision: a branch, tag or commit; None = the default branch.
+        weights: False = its configuration and tokenizer alone.
 
     Raises:
         CheckpointError: no such model or revision, no access, or the hub cannot be reached and the cache lacks the model.
     """
+    return _snapshot(hub_id, revision, (*_WEIGHTS, *_ABOUT) if weights else _ABOUT)
+
+
+def hub_adapter(hub_id: str, revision: str | None = None) -> Path:
+    """The folder of a hub's adapter in PEFT's format in the cache, fetched if it is not there; raises as hub_folder does."""
+    return _snapshot(hub_id, revision, _ADAPTER)
+
+
+def _snapshot(hub_id: str, revision: str | None, wanted: tuple[str, ...]) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -55,7 +65,7 @@ def hub_folder(hub_id: str, revision: str | None = None) -> Path:
     name = hub_id + (f" at revision {revision}" if revision else "")
     try:
         return Path(
-            snapshot_download(hub_id, revision=revision, allow_patterns=list(_WANTED), ignore_patterns=list(_UNWANTED))
+            snapshot_download(hub_id, revision=revision, allow_patterns=list(wanted), ignore_patterns=list(_UNWANTED))
         )
     except GatedRepoError:
         raise CheckpointError(

@@ -8,7 +8,7 @@ from typing import Generic, Protocol, TypeVar
 import torch
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.weights import Checkpoint
+from lorid_engine.model.weights import TensorSource
 from lorid_engine.ops import PackedLinear, pack_linear
 
 Activations = TypeVar("Activations")
@@ -101,7 +101,7 @@ def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:
 class _Reader:
     """Reads a checkpoint's tensors in the engine's dtype, fusing those that share an input."""
 
-    def __init__(self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> None:
+    def __init__(self, checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype) -> None:
         self._checkpoint, self._config, self._dtype = checkpoint, config, dtype
 
     def norm(self, name: str, width: int) -> torch.Tensor:
@@ -146,7 +146,7 @@ class _Reader:
         )
 
 
-def _is_tied(checkpoint: Checkpoint, config: ModelConfig) -> bool:
+def _is_tied(checkpoint: TensorSource, config: ModelConfig) -> bool:
     """Whether the head is the embedding: the config says so, and no other head lies in the file (transformers' rule)."""
     if not config.tie_word_embeddings or "lm_head.weight" not in checkpoint.names:
         return config.tie_word_embeddings
@@ -154,7 +154,7 @@ def _is_tied(checkpoint: Checkpoint, config: ModelConfig) -> bool:
     return torch.equal(*(checkpoint.tensor(name, shape) for name in ("model.embed_tokens.weight", "lm_head.weight")))
 
 
-def load_llama(checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
+def load_llama(checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
     """Reads and packs a checkpoint's weights, one layer at a time.
 
     Raises:

@@ -1,8 +1,9 @@
-"""Checkpoint: the tensors of a safetensors checkpoint, mapped and checked."""
+"""Where a model's tensors come from: a safetensors checkpoint, mapped and checked."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -10,6 +11,17 @@ from safetensors import SafetensorError
 from lorid_engine.errors import CheckpointError
 from lorid_engine.model.config import read_json
 from lorid_engine.tensor_files import DTYPES, open_safetensors
+
+
+class TensorSource(Protocol):
+    """Tensors by the names of Hugging Face's checkpoints."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors, as far as they are known beforehand."""
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of exactly this shape; raises CheckpointError if there is none."""
 
 
 class Checkpoint:

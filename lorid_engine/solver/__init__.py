@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lorid_engine.solver.packs import Pack, load_pack
+    from lorid_engine.solver.pack import Pack
+    from lorid_engine.solver.packs import load_pack
     from lorid_engine.solver.solution import Event, Round, RoundEvent, Sample, Solution, TextEvent
     from lorid_engine.solver.solver import Solver, SolverConfig
 
@@ -24,7 +25,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "packs": ("Pack", "load_pack"),
+    "pack": ("Pack",),
+    "packs": ("load_pack",),
     "solution": ("Event", "Round", "RoundEvent", "Sample", "Solution", "TextEvent"),
     "solver": ("Solver", "SolverConfig"),
 }

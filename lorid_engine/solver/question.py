@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from lorid_engine.engine import Engine, RequestOutput
 from lorid_engine.errors import LoridError, RequestError
 from lorid_engine.solver.agreement import Agreement
-from lorid_engine.solver.packs import ROLES, Pack
+from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.role_requests import RoleJob, SampleReader
 from lorid_engine.solver.solution import Event, Round, RoundEvent, Sample, Solution, TextEvent
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from lorid_engine.engine import Engine, Request, RequestOutput, SamplingParams
 from lorid_engine.errors import LoridError
 from lorid_engine.solver.answers import extract
-from lorid_engine.solver.packs import Pack
+from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.solution import Sample
 
 
@@ -60,10 +60,17 @@ class RoleJob:
     ) -> Request:
         """The request for it; overrides come before the pack's sampling options."""
         values = {"question": self.question} | ({} if self.knowledge is None else {"knowledge": self.knowledge})
+        special = engine.tokenizer.special_ids  # these are no part of a text: they stop it as tokens
+        sampling = SamplingParams(
+            **pack.sampling_for(self.role, overrides),
+            seed=seed,
+            stop=[text for text in pack.stop if text not in special],
+            stop_token_ids=[special[text] for text in pack.stop if text in special],
+        )
         return Request(
             pack.roles[self.role].template.encode(engine.tokenizer, **values),
             adapter=self.role,
-            sampling=SamplingParams(**pack.sampling_for(self.role, overrides), seed=seed, stop=pack.stop),
+            sampling=sampling,
             key=request_key(self.question, self.role, self.round),
             priority=priority,
         )

@@ -11,7 +11,8 @@ from lorid_engine import env
 from lorid_engine.engine import Engine, SamplingParams
 from lorid_engine.errors import ConfigError, LoridError, RequestError
 from lorid_engine.solver.base_source import Report, resolve_base
-from lorid_engine.solver.packs import DEFAULT_PACK, ROLES, Pack, load_pack
+from lorid_engine.solver.pack import ROLES, Pack
+from lorid_engine.solver.packs import DEFAULT_PACK, load_pack
 from lorid_engine.solver.question import Question
 from lorid_engine.solver.solution import Event, Solution
 

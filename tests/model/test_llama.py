@@ -15,6 +15,7 @@ from lorid_engine.engine.batch import StepBatch
 from lorid_engine.engine.runner import Runner
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.weights import Checkpoint
 from tiny_models import SHAPES, adapted_model, reference_model, save_adapter, save_llama
 
 PAGES_EACH = 20
@@ -24,7 +25,7 @@ def make_runner(
     folder: Path, dtype: torch.dtype = torch.float32, threads: int = 2, num_pages: int = 8 * PAGES_EACH
 ) -> Runner:
     return Runner(
-        folder,
+        Checkpoint(folder),
         ModelConfig.from_folder(folder),
         dtype=dtype,
         threads=threads,

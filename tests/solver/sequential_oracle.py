@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.errors import RequestError
 from lorid_engine.solver.answers import equivalent, extract
-from lorid_engine.solver.packs import Pack
+from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.role_requests import request_key
 
 

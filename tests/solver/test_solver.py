@@ -11,7 +11,7 @@ from lorid_engine.engine import Request
 from lorid_engine.errors import AdapterError, CapacityError, ConfigError, RequestError
 from lorid_engine.solver import RoundEvent, Solution, Solver, SolverConfig, TextEvent
 from lorid_engine.solver.agreement import Agreement
-from lorid_engine.solver.packs import Pack
+from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.role_requests import complete_answer, request_key
 from sequential_oracle import Expected, judge, sequential_solve
 from tiny_pack import make_engine, make_pack

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
@@ -9,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from fakes import SPECIAL, VOCAB, byte_tokenizer
 from lorid_engine.engine import Engine
 from lorid_engine.solver.base_source import FolderSource
-from lorid_engine.solver.packs import Pack, Role
+from lorid_engine.solver.pack import Pack, Role
 from lorid_engine.solver.prompts import Template
 from tiny_models import save_adapter, save_llama
 
@@ -38,3 +39,17 @@ def make_engine(pack: Pack, **options: object) -> Engine:
     """An engine with the pack's roles."""
     adapters = {name: role.adapter for name, role in pack.roles.items()}
     return Engine(pack.base.path, adapters, dtype="float32", kv_memory=2**24, **options)
+
+
+def make_pack_folder(folder: Path, max_tokens: int = 10) -> Path:
+    """The tiny pack as a folder with a manifest."""
+    make_pack(folder, max_tokens=max_tokens)
+    roles = "\n".join(
+        f"[roles.{role}]\nadapter = '{role}'\nprompt = {json.dumps(text)}" for role, text in PROMPTS.items()
+    )
+    answer = "[answer]\npattern = '([a-zA-Z0-9])'\n"
+    sampling = f"[sampling]\nmax_tokens = {max_tokens}\n"
+    (folder / "pack.toml").write_text(
+        f"name = 'tiny'\naccuracy = 'noise'\n[base]\npath = 'base'\n{answer}{roles}\n{sampling}"
+    )
+    return folder

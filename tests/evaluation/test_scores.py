@@ -1,0 +1,146 @@
+"""Scores of evaluations that were counted by hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lorid_engine.evaluation.scores import (
+    IrSample,
+    build_report,
+    interval,
+    ir_agreement_curve,
+    is_right,
+    samples_so_far,
+    solver_curve,
+    vote_tokens,
+)
+
+
+def record(
+    index: int, gold: str, *rounds: tuple[str | None, str | None], agreed: bool, answer: str | None
+) -> dict[str, Any]:
+    """A question whose every text has 10 tokens."""
+    trace = [
+        {"round": number, "ir": {"answer": ir, "tokens": 10}, "kg": {"tokens": 10}, "dr": {"answer": dr, "tokens": 10}}
+        for number, (ir, dr) in enumerate(rounds, start=1)
+    ]
+    fields = {"index": index, "gold": gold, "answer": answer, "agreed": agreed, "rounds": len(rounds), "trace": trace}
+    return {**fields, "tokens": 30 * len(rounds), "cancelled_tokens": 5}
+
+
+QUESTIONS = {
+    0: record(0, "7", ("7", "7.0"), agreed=True, answer="7.0"),  # right at once
+    1: record(1, "8", ("1", "2"), ("2", "3"), agreed=True, answer="2"),  # agrees on something wrong
+    2: record(
+        2, "9", ("9", None), (None, "4"), ("9", "5"), agreed=False, answer="9"
+    ),  # never agrees; the vote is right
+    # Two answers agree at once; the returned one (one more vote) is wrong, the other is right.
+    3: record(3, "6", ("5", "3"), ("6", "3"), ("3", "6"), agreed=True, answer="3"),
+}
+SAMPLES = {
+    0: [{"answer": "7", "tokens": 10}] * 5,
+    1: [{"answer": "8", "tokens": 10}] * 4,
+    2: [{"answer": "1", "tokens": 10}] * 3,
+    3: [{"answer": "3", "tokens": 10}] * 3,
+}
+
+
+def greedy(index: int, ir: str, dr: str) -> dict[str, Any]:
+    return {"ir": {"answer": ir, "tokens": 4}, "kg": {"tokens": 4}, "dr": {"answer": dr, "tokens": 4}}
+
+
+@pytest.fixture
+def report() -> dict[str, Any]:
+    answers = {0: greedy(0, "7", "7"), 1: greedy(1, "8", "1"), 2: greedy(2, "1", "1"), 3: greedy(3, "1", "1")}
+    return build_report(QUESTIONS, answers, SAMPLES, [3.0, 7.0])
+
+
+def test_the_three_scores(report: dict[str, Any]) -> None:
+    accuracy = report["lorid"]["accuracy"]
+    assert accuracy["strict"]["value"] == 1 / 4  # only question 0
+    assert accuracy["strict_any"]["value"] == 2 / 4  # and question 3
+    assert accuracy["fallback"]["value"] == 2 / 4  # question 0, and 2's vote
+    assert report["lorid"]["agreed"] == 3 / 4
+
+
+def test_rounds_and_tokens(report: dict[str, Any]) -> None:
+    lorid = report["lorid"]
+    assert lorid["mean_rounds"] == (1 + 2 + 3 + 3) / 4 and lorid["rounds_histogram"] == {"1": 1, "2": 1, "3": 2}
+    assert lorid["tokens_per_question"] == 30 * 9 / 4
+    assert report["generated_tokens"] == 30 * 9 + 4 * 5 + 4 * 12 + 15 * 10
+    assert report["seconds"] == 10 and report["tokens_per_second"] == report["generated_tokens"] / 10
+
+
+def test_the_curve_is_the_loop_stopped_earlier(report: dict[str, Any]) -> None:
+    first, second, third = report["lorid"]["curve"]
+    # After one round: 0 agrees and is right; 1 says 2 (DR's), wrong; 2 says 9, right; 3 says 3, wrong.
+    assert (first["strict"], first["fallback"], first["tokens"]) == (1 / 4, 2 / 4, 30)
+    assert second["tokens"] == (30 + 60 + 60 + 60) / 4
+    assert third["tokens"] == 30 * 9 / 4 and third["strict_any"] == 2 / 4
+
+
+def test_greedy_roles(report: dict[str, Any]) -> None:
+    assert report["ir_greedy"]["accuracy"]["value"] == 2 / 4 and report["dr_greedy"]["accuracy"]["value"] == 1 / 4
+
+
+def test_the_vote_has_equally_many_samples_within_the_solver_s_tokens(report: dict[str, Any]) -> None:
+    vote = report["ir_vote"]
+    assert len(vote["curve"]) == 6  # the fewest that a question has, its own rounds included
+    assert vote["samples"] == 6 and vote["tokens_per_question"] == 60 <= report["lorid"]["tokens_per_question"]
+    # 7 six times; 1, 2 and then 8 four times; 9, nothing, 9, 1, 1, 1; 5, 6, 3, 3, 3, 3.
+    assert vote["accuracy"]["value"] == 2 / 4
+    assert vote["one_sample"]["value"] == 2 / 4  # 7, 1, 9, 5
+
+
+def test_ir_ir_agreement(report: dict[str, Any]) -> None:
+    pools = {index: samples_so_far(QUESTIONS[index], SAMPLES[index]) for index in QUESTIONS}
+    curve = ir_agreement_curve(QUESTIONS, pools)
+    # 0: 7 and 7. 1: 1 and 2, then 8 and 8. 2: 9 and nothing, 9 and 1, 1 and 1. 3: 5 and 6, 3 and 3.
+    assert [len(curve.outcomes[index]) for index in QUESTIONS] == [1, 2, 3, 2]
+    assert not curve.undecided and curve.tokens == [20, (20 + 40 * 3) / 4, (20 + 40 + 60 + 40) / 4]
+    twice = report["ir_ir"]
+    assert twice["rounds_at_most"] == 3 and twice["agreed"] == 1 and twice["accuracy"]["strict"]["value"] == 2 / 4
+
+
+def test_undecided_questions_bound_the_curve() -> None:
+    questions = {0: record(0, "1", ("1", "2"), agreed=False, answer="1"), 1: QUESTIONS[0]}
+    pools = {0: [IrSample("1", 10), IrSample("2", 10)], 1: [IrSample("7", 10)] * 8}
+    curve = ir_agreement_curve(questions, pools)
+    assert curve.undecided == {0: 1} and len(curve.tokens) == 1
+
+
+def test_a_question_with_an_error_is_wrong_and_bounds_nothing() -> None:
+    failed = {**record(5, "1", agreed=False, answer=None), "error": "too long"}
+    questions = {**QUESTIONS, 5: failed}
+    assert len(solver_curve(questions).tokens) == 3
+    report = build_report(questions, {}, {}, [1.0])
+    assert report["errors"] == 1 and report["lorid"]["accuracy"]["fallback"]["value"] == 2 / 5
+    assert report["lorid"]["rounds_histogram"] == {"1": 1, "2": 1, "3": 2} and "ir_vote" not in report
+
+
+def test_incomplete_baselines_are_left_out() -> None:
+    report = build_report(QUESTIONS, {0: greedy(0, "7", "7")}, {}, [1.0])
+    assert "ir_greedy" not in report and "ir_ir" not in report
+
+
+def test_the_interval_is_a_bootstrap_over_questions() -> None:
+    values = [1.0] * 30 + [0.0] * 70
+    found = interval(values)
+    assert found["value"] == 0.3 and interval(values) == found
+    exact = Counter(np.random.default_rng(1).binomial(100, 0.3, 200_000).tolist())
+    cumulative = np.cumsum([exact[k] for k in range(101)]) / 200_000
+    low, high = np.searchsorted(cumulative, [0.025, 0.975]) / 100
+    assert abs(found["low"] - low) <= 0.011 and abs(found["high"] - high) <= 0.011
+    assert interval([1.0, 1.0]) == {"value": 1.0, "low": 1.0, "high": 1.0}
+
+
+def test_right_is_equivalence() -> None:
+    assert is_right("$1,000", "1000") and not is_right(None, "1") and not is_right("", "1")
+
+
+def test_vote_tokens_are_means_of_a_question() -> None:
+    assert vote_tokens({0: [IrSample("1", 4), IrSample("1", 8)], 1: [IrSample("1", 2), IrSample("1", 2)]}, 2) == 8
