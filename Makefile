@@ -34,7 +34,7 @@ $(VENV)/installed: $(BIN)/python $(INSTALLED)
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
-	@echo 'Installing what the tests and the linters need: about 40 MB.'
+	@echo 'Installing what the tests and the linters need: about 130 MB.'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$($(BIN)/python tools/constraints.py $(VENV)/constraints.txt) $(PIP_ARGS) -e '.[test,lint]'
 	@touch $@
 

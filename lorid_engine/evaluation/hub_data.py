@@ -27,7 +27,7 @@ def hub_rows(name: str, split: str) -> list[dict[str, Any]]:
         rows = datasets.load_dataset(repository, configuration or None, split=split)
         return [dict(row) for row in rows]
     except Exception as error:  # of the network, the hub, the data set's files: the library has no class of its own
-        said = " ".join(str(error).split())[:400]
+        said = " ".join(f"{error} {error.__cause__ or ''}".split())[:400]
         raise DataError(
             f"there is no file {name}, and the hub's data set could not be had: {said} "
             "(organisation/name:configuration names one of several; HF_TOKEN may be needed)"

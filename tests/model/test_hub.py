@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import http.server
-import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from loopback_hub import serve
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.engine.options import base_folder
 from lorid_engine.errors import ConfigError
 from lorid_engine.model.hub import is_hub_id
 from tiny_pack import make_pack
 
-COMMIT = "5" * 40
 SCRIPT = """
 import sys
 from lorid_engine import Engine, LoridError, Request, SamplingParams
@@ -30,53 +26,6 @@ try:
 except LoridError as error:
     print("refused:", error)
 """
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Serves one folder as org/tiny, as the public hub's API does."""
-
-    folder: Path
-    asked: list[str]
-
-    def do_GET(self) -> None:
-        self._answer(body=True)
-
-    def do_HEAD(self) -> None:
-        self._answer(body=False)
-
-    def _answer(self, *, body: bool) -> None:
-        parts = self.path.split("?")[0].strip("/").split("/")
-        names = sorted(path.name for path in self.folder.iterdir())
-        content, status, headers = b"{}", 200, {"Content-Type": "application/json", "X-Repo-Commit": COMMIT}
-        if parts[:2] == ["api", "models"] and parts[2:4] != ["org", "tiny"]:
-            status, headers["X-Error-Code"] = 404, "RepoNotFound"
-        elif parts[:4] == ["api", "models", "org", "tiny"] and parts[4:6] in (["revision", "none"], ["tree", "none"]):
-            status, headers["X-Error-Code"] = 404, "RevisionNotFound"
-        elif parts[:4] == ["api", "models", "org", "tiny"] and "tree" in parts:
-            content = json.dumps([self._entry(name) for name in names]).encode()
-        elif parts[:4] == ["api", "models", "org", "tiny"]:
-            siblings = [{"rfilename": name} for name in names]
-            content = json.dumps({"id": "org/tiny", "sha": COMMIT, "siblings": siblings}).encode()
-        elif parts[:3] == ["org", "tiny", "resolve"] and parts[-1] in names:
-            content = (self.folder / parts[-1]).read_bytes()
-            headers["ETag"] = f'"{hashlib.sha1(content).hexdigest()}"'
-            if body:
-                self.asked.append(parts[-1])
-        else:
-            status, headers["X-Error-Code"] = 404, "EntryNotFound"
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def _entry(self, name: str) -> dict[str, object]:
-        content = (self.folder / name).read_bytes()
-        return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
-
-    def log_message(self, *_: object) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +38,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(base: Path) -> Iterator[tuple[str, list[str]]]:
-    handler = type("TinyHub", (Hub,), {"folder": base, "asked": []})
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", handler.asked  # type: ignore[attr-defined]
-    server.shutdown()
-    server.server_close()
+    with serve({"models/org/tiny": base}) as running:
+        yield running.endpoint, running.asked
 
 
-def run(home: Path, endpoint: str, *arguments: str, **more: str) -> str:
+def run(home: Path, endpoint: str, *arguments: str, script: str = SCRIPT, **more: str) -> str:
     """A process of its own: huggingface_hub reads its settings when it is imported."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
     environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_TELEMETRY": "1", **more}
-    command = [sys.executable, "-c", SCRIPT, *arguments]
+    command = [sys.executable, "-c", script, *arguments]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
@@ -134,3 +79,22 @@ def test_paths_are_no_hub_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not is_hub_id("org/name")
     with pytest.raises(ConfigError, match="revision is for models of a hub"):
         base_folder("org/name", "main")
+
+
+PARTS = """
+from lorid_engine.errors import CheckpointError
+from lorid_engine.model.hub import hub_adapter, hub_folder
+print(sorted(path.name for path in hub_folder("org/tiny", weights=False).iterdir()))
+print(sorted(path.name for path in hub_adapter("org/lora").iterdir()))
+"""
+
+
+def test_parts_of_a_model_and_adapters(tmp_path: Path, base: Path) -> None:
+    adapter = tmp_path / "lora"
+    adapter.mkdir()
+    for name in ("adapter_config.json", "adapter_model.safetensors", "adapter_model.bin", "training_args.bin"):
+        (adapter / name).write_text(name)
+    with serve({"models/org/tiny": base, "models/org/lora": adapter}) as hub:
+        about, lora = run(tmp_path / "home", hub.endpoint, script=PARTS).splitlines()
+    assert "config.json" in about and "tokenizer.json" in about and "safetensors" not in about
+    assert lora == "['adapter_config.json', 'adapter_model.safetensors']"
