@@ -3,7 +3,8 @@
     python bench/decode_speed.py [--out bench/results/decode]
 
 The default pack's base in bfloat16 with random adapters of q_proj and v_proj; prompt 128, decode 48, half of the rows each of two
-adapters. PEFT runs the same base, rows and adapters' shapes through generate(adapter_names=...), after ours of each cell.
+adapters. PEFT runs the same base, rows and adapters' shapes through generate(adapter_names=...), after ours of each cell, once with two
+tokens to warm up and then as often as ours.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from lorid_engine import env
-from lorid_engine.benchmark.decode import DecodePlan, measure_decode
+from lorid_engine.benchmark.decode import DecodePlan, measure_decode, step_tokens
 from lorid_engine.cli.bench import panels
 from lorid_engine.engine import Engine
 from lorid_engine.plots import write_plot
@@ -79,15 +80,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 def over_ranks(engine: Engine) -> list[dict[str, Any]]:
     """Rank 0, 16, 64 and 512 at every batch, half of the rows each of two adapters."""
     plan = DecodePlan(ranks=tuple((rank,) for rank in RANKS), batches=BATCHES, spread="ir-dr", prompt=PROMPT, new=NEW)
-    return measure_decode(lambda: engine, plan, print)
+    return measure_decode(engine, plan, print)
 
 
 def over_adapters(engine: Engine) -> list[dict[str, Any]]:
     """1 to 64 adapters at 32 rows, of rank 16 and of mixed rank."""
-    plan = DecodePlan(
-        ranks=((0,), (16,), (8, 16, 32, 64)), batches=(32,), adapters=(1, 2, 4, 8, 16, 32, 64), prompt=PROMPT, new=NEW
-    )
-    return measure_decode(lambda: engine, plan, print)
+    options = {"batches": (32,), "prompt": PROMPT, "new": NEW}
+    same = DecodePlan(ranks=((0,), (16,)), adapters=(1, 2, 4, 8, 16, 32, 64), **options)
+    mixed = DecodePlan(ranks=((8, 16, 32, 64),), adapters=(4, 8, 16, 32, 64), **options)
+    return [row for plan in (same, mixed) for row in measure_decode(engine, plan, print)]
 
 
 def against_peft(engine: Engine, folder: Path, runs: int) -> list[dict[str, Any]]:
@@ -97,7 +98,7 @@ def against_peft(engine: Engine, folder: Path, runs: int) -> list[dict[str, Any]
         model = peft_model(folder, rank)
         for batch in BATCHES[1:]:
             plan = DecodePlan(ranks=((rank,),), batches=(batch,), spread="ir-dr", prompt=PROMPT, new=NEW)
-            (ours,) = measure_decode(lambda: engine, plan)
+            (ours,) = measure_decode(engine, plan)
             theirs = measure_peft(model, batch, runs)
             rows.append({"rank": rank, "batch": batch, "ours": ours, "peft": theirs})
             print(rows[-1])
@@ -113,10 +114,10 @@ def main() -> None:
     """Measures all of it and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("bench/results/decode"))
-    parser.add_argument("--peft-runs", type=int, default=3)
+    parser.add_argument("--peft-runs", type=int, default=5)
     options = parser.parse_args()
     folder = resolve_base(load_pack().base, env.cache_dir())
-    engine = Engine(folder, max_batch_rows=max(BATCHES))
+    engine = Engine(folder, max_batch_rows=max(BATCHES), max_batch_tokens=step_tokens(max(BATCHES)))
     ranks, adapters = over_ranks(engine), over_adapters(engine)
     peft = against_peft(engine, folder, options.peft_runs)
     write_plot(options.out.with_suffix(".svg"), panels(adapters), "adapters loaded", "tokens/s")
@@ -142,7 +143,7 @@ def main() -> None:
             ("rank", "adapters loaded", "ms a step", "tokens/s"),
             [(row["rank"], row["adapters"], f"{row['ms_per_step']:.2f}", number(row["tok_s"])) for row in adapters],
         ),
-        "\nAgainst transformers + PEFT, `generate(adapter_names=...)`, tokens/s:\n",
+        f"\nAgainst transformers + PEFT, `generate(adapter_names=...)`, tokens/s (medians of 5 and of {options.peft_runs} runs):\n",
         table(
             ("rank", "rows", "ours", "PEFT", "", "prefill ours", "PEFT", ""),
             [

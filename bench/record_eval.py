@@ -21,7 +21,6 @@ def main() -> None:
     options = parser.parse_args()
     report = json.loads(options.report.read_text())
     settings, lorid = report["settings"], report["lorid"]
-    command = f"lorid eval --data {settings['data']}" + (f" --limit {settings['limit']}" if settings["limit"] else "")
     lines = ["| what | right | 95 % interval | tokens a question | |", "|---|---|---|---|---|"]
     lines += [f"| {' | '.join(row)} |" for row in report_rows(report)]
     histogram = ", ".join(f"{rounds}: {count}" for rounds, count in lorid["rounds_histogram"].items())
@@ -30,11 +29,11 @@ def main() -> None:
         f"\n{report['questions']} questions of {settings['data']} (SHA-256 {settings['data_sha256']}), pack {settings['pack']}, "
         f"{settings['dtype']}, seed {settings['seed']}, at most {settings['max_rounds']} rounds: {lorid['mean_rounds']:.2f} rounds "
         f"a question, {100 * lorid['agreed']:.1f} % agree. Questions by rounds: {histogram}.",
-        f"\n`{command} --out results.jsonl --json`",
+        f"\n`{report['command']}`",
         f"\n{about}",
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps({"command": command, **report}, indent=1) + "\n")
+    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
     options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -85,6 +85,22 @@ def test_eval_skips_and_counts(pack: Path, data: Path, capsys: pytest.CaptureFix
     assert "5 questions, 2 rows left out" in out and error.count("left out: ") == 2
 
 
+def test_a_report_never_replaces_what_it_is_made_of(pack: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
+    before = data.read_bytes()
+    data.with_name("link").symlink_to(data)
+    for report in (str(data), str(data.with_name("r.jsonl")), str(data.with_name("link"))):
+        assert main(command(pack, data, "--report", report)) == 2
+        assert "would replace" in capsys.readouterr().err
+    assert data.read_bytes() == before and not data.with_name("r.jsonl").exists()
+
+
+def test_questions_that_all_fail(pack: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
+    data.write_text(json.dumps({"question": "long " * 200, "answer": "1"}) + "\n")
+    assert main(command(pack, data)) == 1
+    out = capsys.readouterr().out
+    assert "1 questions, 1 with an error" in out and "the first error: question 0: the prompt" in out
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

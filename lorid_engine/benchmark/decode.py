@@ -13,11 +13,12 @@ import numpy as np
 
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.engine.adapter_slots import NUM_SLOTS
-from lorid_engine.errors import ConfigError
+from lorid_engine.errors import CapacityError, ConfigError
 from lorid_engine.model.random_model import random_adapter
+from lorid_engine.ops.kv_pages import PAGE_TOKENS
 
 SPREADS = ("uniform", "zipf", "ir-dr")
-_MARGIN = 4  # steps beyond those that are timed, so that no request ends among them
+_MARGIN = 2  # tokens beyond those that are timed: of the step in which the rows begin, and one more
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class DecodePlan:
             ("new", (self.new,), 1, 1 << 20),
             ("runs", (self.runs,), 1, 1000),
         ):
+            if name == "adapters" and values and min(values) < max(map(len, self.ranks), default=1):
+                raise ConfigError(f"a mix of ranks needs an adapter for each; got {min(values)} adapters")
             if not values or not all(least <= value <= most for value in values):
                 raise ConfigError(
                     f"{name} must be from {least} to {most}; got {', '.join(map(str, values)) or 'nothing'}"
@@ -92,13 +95,18 @@ def adapters_of_rows(spread: str, batch: int, adapters: int, seed: int) -> list[
     return [row % among for row in range(batch)]
 
 
+def step_tokens(batch: int) -> int:
+    """Tokens of a step in which all rows can begin: each with the last page of its prompt, the pages before being there."""
+    return batch * PAGE_TOKENS
+
+
 def measure_decode(
-    make_engine: Callable[[], Engine], plan: DecodePlan, tell: Callable[[dict[str, Any]], None] = lambda row: None
+    engine: Engine, plan: DecodePlan, tell: Callable[[dict[str, Any]], None] = lambda row: None
 ) -> list[dict[str, Any]]:
     """Measures every cell of a plan on one engine; its adapters are random, and are gone afterwards.
 
     Args:
-        make_engine: an engine with room for the plan's largest batch.
+        engine: with room for the plan's largest batch, in steps of step_tokens(batch) tokens.
         plan: what to measure.
         tell: told each row as it is measured.
 
@@ -110,7 +118,6 @@ def measure_decode(
         AdapterError: the engine has no free slot for so many adapters.
         CapacityError: its KV pages do not hold the largest batch.
     """
-    engine = make_engine()
     prompts = _prompts(engine, plan)
     rows = []
     for mix in plan.ranks:
@@ -192,8 +199,10 @@ def _run(
             begun.update(output.request_id for output in engine.step())
         start = time.perf_counter()
         for _ in range(plan.new):
-            drawn = engine.step()
-            assert len(drawn) == len(flight), "a row drew nothing in a step that was timed"
+            if len(engine.step()) < len(flight):
+                raise CapacityError(
+                    f"{len(flight)} rows did not run in one step: the engine needs more KV pages, or longer steps"
+                )
         return (time.perf_counter() - start) / plan.new, prefill
     finally:
         for request_id in flight:

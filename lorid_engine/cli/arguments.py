@@ -10,7 +10,9 @@ from typing import NoReturn, TypeVar
 from lorid_engine.cli.plain_text import one_line
 
 _Value = TypeVar("_Value")
-SHAPES = ("llama-2-7b", "mistral-7b", "smollm2-135m")  # of random_model, which is slow to import
+# Of the benchmark, which is slow to import.
+SHAPES = ("llama-2-7b", "mistral-7b", "smollm2-135m")
+SPREADS = ("uniform", "zipf", "ir-dr")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,11 +47,12 @@ def _number(text: str) -> float:
 def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default=None, help="an installed pack's name, or a folder with a pack.toml")
     parser.add_argument("--device", default="cpu", help="cpu")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="default: %(default)s")
     parser.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
-    parser.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0)
-    parser.add_argument("--max-rounds", type=_whole(1), default=20)
-    parser.add_argument("--lookahead", type=_whole(0), default=4, help="rounds begun ahead of time; changes speed only")
+    parser.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
+    parser.add_argument("--max-rounds", type=_whole(1), default=20, help="default: %(default)s")
+    lookahead = "rounds begun ahead of time; changes speed only; default: %(default)s"
+    parser.add_argument("--lookahead", type=_whole(0), default=4, help=lookahead)
     for name, kind in (("temperature", _number), ("top-p", _number), ("top-k", _whole(0)), ("max-tokens", _whole(1))):
         parser.add_argument(f"--{name}", type=kind, help="of every role, instead of the pack's")
 
@@ -78,7 +81,7 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     numbers = _list_of(_whole(1))
     decode.add_argument("--batch", type=numbers, default="1,2,8,32", help="rows of a step; default: %(default)s")
     decode.add_argument("--adapters", type=numbers, default="2", help="how many are loaded; default: %(default)s")
-    decode.add_argument("--spread", choices=("uniform", "zipf", "ir-dr"), default="uniform", help="which the rows use")
+    decode.add_argument("--spread", choices=SPREADS, default="uniform", help="which the rows use")
     decode.add_argument("--targets", type=_list_of(str.strip), default="q_proj,v_proj", help="default: %(default)s")
     decode.add_argument("--prompt", type=_whole(1), default=128, help="tokens of a prompt; default: %(default)s")
     decode.add_argument("--new", type=_whole(1), default=48, help="decode steps that are timed; default: %(default)s")

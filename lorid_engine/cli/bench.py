@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lorid_engine import env
-from lorid_engine.benchmark.decode import DecodePlan, measure_decode
+from lorid_engine.benchmark.decode import DecodePlan, measure_decode, step_tokens
 from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.cli.trace import FetchProgress, plain
 from lorid_engine.engine import Engine
@@ -43,6 +43,8 @@ def run(options: argparse.Namespace) -> int:
     )
     if options.plot:
         _check_plot(Path(options.plot))
+    if options.revision and not options.base:
+        raise ConfigError("--revision is for a hub's model, which --base names")
     console = Console(stderr=True, highlight=False)
     done: list[dict[str, Any]] = []
 
@@ -50,22 +52,26 @@ def run(options: argparse.Namespace) -> int:
         done.append(row)
         console.print(f"{len(done)} of {plan.cells}: {_say(row)}", soft_wrap=True)
 
-    facts = machine_facts()
-    about = {"dtype": options.dtype, "threads": options.threads or facts["threads"], "isa": facts["instruction set"][0]}
-    rows = [{**row, **about} for row in measure_decode(lambda: _engine(options, plan, console), plan, tell)]
-    if options.plot:
-        write_plot(Path(options.plot), panels(rows), "adapters loaded", "tokens/s")
+    facts = machine_facts(options.threads)
+    about = {
+        "dtype": options.dtype,
+        "threads": facts["threads"],
+        "instruction_set": facts["instruction set"],
+    }
+    rows = [{**row, **about} for row in measure_decode(_engine(options, plan, console), plan, tell)]
     if options.json:
-        print(json.dumps(rows))
+        print(json.dumps(rows), flush=True)
     else:
         _print(rows, facts)
+    if options.plot:
+        write_plot(Path(options.plot), panels(rows), "adapters loaded", "tokens/s")
     return 0
 
 
 def _check_plot(path: Path) -> None:
     if path.suffix not in (".svg", ".png", ".pdf"):
         raise ConfigError(f"the plot's name must end in .svg, .png or .pdf; got {path.name}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ConfigError(f"the plot {path} cannot be written; name a file in a folder that exists and may be written")
 
 
@@ -88,7 +94,7 @@ def _engine(options: argparse.Namespace, plan: DecodePlan, console: Console) -> 
         dtype=options.dtype,
         threads=options.threads,
         max_batch_rows=largest,
-        max_batch_tokens=max(512, largest),
+        max_batch_tokens=max(512, step_tokens(largest)),
         kv_memory=pages * page_bytes(config, dtype),
     )
     return Engine.from_tensors(source, config, tokenizer, engine_options)

@@ -42,13 +42,15 @@ def collect() -> dict[str, dict[str, Any]]:
     }
 
 
-def machine_facts() -> dict[str, Any]:
-    """Machine, instruction set and versions, for what is measured here."""
+def machine_facts(threads: int | None = None) -> dict[str, Any]:
+    """Machine, instruction set and versions, for what is measured here; threads: where a command sets them."""
     report = collect()
-    in_use = [isa for isa, state in report["instruction sets"].items() if "in use" in state]
+    in_use = next((isa for isa, state in report["instruction sets"].items() if "in use" in state), "none")
     about: dict[str, Any] = {
         key: report["machine"][key] for key in ("processor", "threads", "memory") if key in report["machine"]
     }
+    if threads is not None:
+        about["threads"] = threads
     versions = {name: report["versions"][name] for name in ("python", "lorid-engine", "torch", "transformers", "numpy")}
     return {**about, "instruction set": in_use, **versions}
 

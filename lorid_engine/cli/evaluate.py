@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lorid_engine import env
 from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.cli.solve import solver_config
 from lorid_engine.cli.trace import FetchProgress, plain
@@ -21,9 +24,9 @@ from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
 from lorid_engine.evaluation.page import write_page
 from lorid_engine.evaluation.problems import ProblemSet, read_problems
 from lorid_engine.evaluation.results import ResultsFile
-from lorid_engine.evaluation.scores import build_report
 from lorid_engine.evaluation.table import report_rows
 from lorid_engine.solver import Solver
+from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.packs import DEFAULT_PACK, load_pack
 
 _SECONDS_BETWEEN_LINES = 30.0
@@ -94,31 +97,40 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     config, pack = solver_config(options), load_pack(options.pack or DEFAULT_PACK)
     if options.report:
-        _check_writable(Path(options.report))
+        _check_writable(Path(options.report), options.out, options.data)
     problems = read_problems(options.data, limit=options.limit, skip_bad=options.skip_bad, split=options.split)
-    settings = evaluation_settings(problems, pack, config, options.limit, options.dtype)
-    machine = machine_facts()
-    with ResultsFile(Path(options.out), settings, machine) as results:
+    machine = machine_facts(options.threads)
+    command = shlex.join(["lorid", *sys.argv[1:]])
+    with FetchProgress(console) as fetched:
+        base = resolve_base(pack.base, env.cache_dir(), fetched)
+    settings = evaluation_settings(
+        problems, pack, base, config, options.limit, options.dtype, machine["instruction set"]
+    )
+    with ResultsFile(Path(options.out), settings, {**machine, "command": command}) as results:
         _tell_start(console, problems, results)
+        evaluation = Evaluation(problems, results)
         try:
-            _fill(options, console, problems, results)
+            _fill(options, console, evaluation)
         except KeyboardInterrupt:
             kept = f"{options.out} has {len(results.questions)} finished questions"
             console.print(plain(f"Interrupted; {kept}. The same command goes on from there."), soft_wrap=True)
             raise
-        report = build_report(results.questions, results.greedy, results.samples, results.seconds.values())
+        report = evaluation.report()
         if options.report:
             write_page(Path(options.report), report, settings, machine, results.questions)
-    report = {**report, "skipped": len(problems.skipped), "settings": settings, "machine": machine}
+    report = {**report, "skipped": len(problems.skipped), "settings": settings, "machine": machine, "command": command}
     if options.json:
         print(json.dumps(report))
     else:
         _print(report)
-    return 0
+    return 1 if report["errors"] == report["questions"] else 0
 
 
-def _check_writable(path: Path) -> None:
-    """A report that cannot be written is told before the hours that lead to it."""
+def _check_writable(path: Path, *others: str) -> None:
+    """A report that cannot be written, or would replace what it is made of, is told before the hours that lead to it."""
+    for other in map(Path, others):
+        if path.resolve() == other.resolve() or (path.exists() and other.exists() and path.samefile(other)):
+            raise DataError(f"the report {path} would replace {other}; name another file")
     if not os.access(path if path.exists() else path.parent, os.W_OK) or path.is_dir():
         raise DataError(f"the report {path} cannot be written; name a file in a folder that exists and may be written")
 
@@ -138,20 +150,18 @@ def _tell_start(console: Console, problems: ProblemSet, results: ResultsFile) ->
         )
 
 
-def _fill(options: argparse.Namespace, console: Console, problems: ProblemSet, results: ResultsFile) -> None:
+def _fill(options: argparse.Namespace, console: Console, evaluation: Evaluation) -> None:
     """Runs what the results file lacks."""
-    evaluation, baselines = Evaluation(problems, results), not options.no_baselines
+    baselines = not options.no_baselines
     if evaluation.is_complete(baselines=baselines):
         return
-    with FetchProgress(console) as report:
-        solver = Solver.from_pack(
-            options.pack or DEFAULT_PACK,
-            config=solver_config(options),
-            dtype=options.dtype,
-            device=options.device,
-            threads=options.threads,
-            report=report,
-        )
+    solver = Solver.from_pack(
+        options.pack or DEFAULT_PACK,
+        config=solver_config(options),
+        dtype=options.dtype,
+        device=options.device,
+        threads=options.threads,
+    )
     with EvalProgress(console) as progress:
         evaluation.run(solver, progress, baselines=baselines)
 
@@ -182,3 +192,5 @@ def _print(report: dict[str, Any]) -> None:
         f"{report['generated_tokens']} tokens in {report['seconds']:.0f} s, {report['tokens_per_second']:.0f} tokens/s"
     )
     out.print(speed)
+    if report["errors"]:
+        out.print(plain(f"the first error: {report['first_error']}"), soft_wrap=True)

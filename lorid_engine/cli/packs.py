@@ -15,6 +15,7 @@ from lorid_engine.cli.plain_text import one_line
 from lorid_engine.cli.trace import FetchProgress
 from lorid_engine.errors import PackError
 from lorid_engine.model.cache import bytes_under
+from lorid_engine.model.hub import is_hub_id
 from lorid_engine.solver.base_source import BaseSource, FolderSource, HubSource
 from lorid_engine.solver.packs import installed_packs, load_pack
 
@@ -84,10 +85,18 @@ def _new(options: argparse.Namespace) -> int:
     adapters = {role: Path(getattr(options, role)) for role in ("ir", "kg", "dr")}
     made_of = start_pack(Path(options.folder), options.base, adapters, options.revision)
     manifest = Path(options.folder, "pack.toml")
+    _say_hub(options)
     print(f"Wrote {options.folder}; its prompts are made of {one_line(made_of)}.")
     print(f"Edit prompts, answer and sampling in {manifest} to what the adapters were trained with.")
     print(f"Then: lorid pack check {options.folder}")
     return 0
+
+
+def _say_hub(options: argparse.Namespace) -> None:
+    if is_hub_id(options.base):
+        print(
+            f"There is no folder {options.base} here: it is taken for a hub's model, at {options.revision or 'main'}."
+        )
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -102,5 +111,6 @@ def _import(options: argparse.Namespace) -> int:
         example=options.example,
         adapters=None if options.adapters is None else Path(options.adapters),
     )
+    _say_hub(options)
     print(f"Wrote {options.out}. Next: lorid pack check {options.out}")
     return 0

@@ -80,7 +80,8 @@ class Engine:
     ) -> None:
         options = EngineOptions(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
         folder = base_folder(base, revision)
-        self._build(Checkpoint(folder), ModelConfig.from_folder(folder), Tokenizer.from_folder(folder), options)
+        config = ModelConfig.from_folder(folder)
+        self._build(Checkpoint(folder), config, Tokenizer.from_folder(folder), options)
         for name, path in (adapters or {}).items():
             self.load_adapter(name, path)
 

@@ -57,7 +57,12 @@ class Runner:
         max_samples: int,
         num_slots: int,
     ) -> None:
-        weights = load_llama(checkpoint, config, dtype)
+        try:
+            weights = load_llama(checkpoint, config, dtype)
+        except (MemoryError, RuntimeError) as error:  # torch's own class for it
+            raise CapacityError(
+                f"no memory for the weights of this base: {str(error).splitlines()[0][:200]}"
+            ) from error
         max_positions = min(config.max_positions, num_pages * PAGE_TOKENS)  # no sequence reaches past all pages
         extension = cpu.extension()
         self._threads, self._dtype, self._num_slots = threads, dtype, num_slots

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from lorid_engine.errors import DataError
@@ -12,18 +13,25 @@ from lorid_engine.evaluation.problems import Problem, ProblemSet
 from lorid_engine.evaluation.results import ResultsFile
 from lorid_engine.evaluation.scores import (
     IrSample,
-    ir_agreement_curve,
+    Outcome,
+    agreement_curve,
+    build_report,
     is_right,
     most_samples,
+    replay_ir,
     samples_so_far,
     solver_tokens,
     vote_tokens,
 )
 from lorid_engine.model.cache import file_sha256
 from lorid_engine.solver import Pack, Sample, Solution, Solver, SolverConfig
-from lorid_engine.solver.base_source import FolderSource
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
+_WHOLE, _PIECE, _PIECES = (
+    1 << 20,
+    1 << 12,
+    256,
+)  # bytes of a base's files that are hashed: the first, and pieces after them
 _WAVE = 4  # IR samples that are drawn at once of a question whose number is not known beforehand
 
 
@@ -51,19 +59,41 @@ def pack_digest(pack: Pack) -> str:
     return digest.hexdigest()
 
 
+def base_digest(folder: Path) -> str:
+    """SHA-256 over a base: its small files, and a part of each file of weights: its size, its head and a million bytes."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".txt", ".model", ".safetensors") and path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.name} {size}\n".encode())
+            with open(path, "rb") as file:
+                digest.update(file.read(_WHOLE))
+                for place in range(_WHOLE, size, max(_PIECE, size // _PIECES)):
+                    file.seek(place)
+                    digest.update(file.read(_PIECE))
+    return digest.hexdigest()
+
+
 def evaluation_settings(
-    problems: ProblemSet, pack: Pack, config: SolverConfig, limit: int | None, dtype: str
+    problems: ProblemSet, pack: Pack, base: Path, config: SolverConfig, limit: int | None, dtype: str, isa: str
 ) -> dict[str, Any]:
-    """What decides the results: an evaluation goes on only in a file that was started with the same."""
-    source = str(pack.base.path) if isinstance(pack.base, FolderSource) else repr(pack.base)
+    """What decides the results: an evaluation goes on only in a file that was started with the same.
+
+    Raises:
+        DataError: the pack or its base cannot be read.
+    """
+    try:
+        digests = {"pack_sha256": pack_digest(pack), "base_sha256": base_digest(base)}
+    except OSError as error:
+        raise DataError(f"the pack {pack.name} or its base cannot be read: {error}") from None
     return {
         "data": problems.source,
         "data_sha256": problems.sha256,
         "limit": limit,
         "pack": pack.name,
-        "pack_sha256": pack_digest(pack),
-        "base": source,
+        **digests,
         "dtype": dtype,
+        "instruction_set": isa,  # a row's bits hold for one
         "seed": config.seed,
         "max_rounds": config.max_rounds,
         "sampling": {role: pack.sampling_for(role, config.overrides) for role in pack.roles},
@@ -71,7 +101,8 @@ def evaluation_settings(
 
 
 class Evaluation:
-    """Runs what a results file lacks; each finding is in the file before the next is looked at.
+    """Runs what a results file lacks, and records it as it comes: each question of the loop, each group of greedy roles, each
+    question's samples of a wave.
 
     Args:
         problems: their indices name the records.
@@ -83,9 +114,10 @@ class Evaluation:
 
     def __init__(self, problems: ProblemSet, results: ResultsFile) -> None:
         self._problems, self._results = problems.problems, results
-        known = {problem.index: problem.question for problem in self._problems}
+        self._replayed: dict[int, tuple[int, list[Outcome]]] = {}  # IR-IR of each question, with so many samples
+        known = {problem.index: (problem.question, problem.gold) for problem in self._problems}
         for index, record in results.questions.items():
-            if known.get(index) != record["question"]:
+            if known.get(index) != (record["question"], record["gold"]):
                 raise DataError(f"{results.path} has a question {index} that is not the data's; name another file")
 
     def is_complete(self, *, baselines: bool) -> bool:
@@ -94,53 +126,55 @@ class Evaluation:
             return False
         return not baselines or not (self._left(self._results.greedy) or self._next_samples())
 
+    def report(self) -> dict[str, Any]:
+        """The report of what the file has; baselines only if they are all there."""
+        results = self._results
+        complete = self.is_complete(baselines=True)
+        seconds = results.seconds.values()
+        return build_report(results.questions, results.greedy, results.samples, seconds, baselines=complete)
+
     def run(self, solver: Solver, watch: Watch, *, baselines: bool) -> None:
         """LoRID's loop over all questions; then, with baselines, greedy roles and IR samples.
 
         IR samples are drawn until a vote among them, and the agreement of two of their streams, have cost what the loop did.
         """
-        self._solver, self._watch = solver, watch
-        self._run_solver()
+        self._results.start_clock()
+        self._run_solver(solver, watch)
         if baselines:
-            self._run_greedy()
-            self._watch.stage("IR samples", 0, 0)
+            self._run_greedy(solver, watch)
+            watch.stage("IR samples", 0, 0)
             while wanted := self._next_samples():
-                self._extend(wanted)
+                self._extend(wanted, solver, watch)
 
-    def _run_solver(self) -> None:
+    def _run_solver(self, solver: Solver, watch: Watch) -> None:
         results, left = self._results, self._left(self._results.questions)
-        self._watch.stage("LoRID", len(self._problems), len(self._problems) - len(left))
+        watch.stage("LoRID", len(self._problems), len(self._problems) - len(left))
         for record in results.questions.values():
-            self._watch.judged(record["right"])
-        for solution in self._solver.solve_many((problem.question for problem in left), ordered=False):
+            watch.judged(record["right"])
+        for solution in solver.solve_many((problem.question for problem in left), ordered=False):
             record = _question_record(left[solution.index], solution)
             results.append(record)
-            self._watch.item(solution.tokens + solution.cancelled_tokens, record["right"])
+            watch.item(solution.tokens + solution.cancelled_tokens, record["right"])
 
     def _left(self, records: dict[int, Any]) -> list[Problem]:
         return [problem for problem in self._problems if problem.index not in records]
 
-    def _draw(self, jobs: Iterator[RoleJob], *, greedy: bool = False) -> Iterator[tuple[RoleJob, Sample]]:
-        config = self._solver.config
-        overrides = {**config.overrides, "temperature": 0.0} if greedy else config.overrides
-        return draw_samples(self._solver.engine, self._solver.pack, jobs, config.seed, overrides)
+    def _run_greedy(self, solver: Solver, watch: Watch) -> None:
+        left, rows = self._left(self._results.greedy), solver.engine.max_batch_rows
+        watch.stage("greedy roles", len(self._problems), len(self._problems) - len(left))
+        for start in range(0, len(left), rows):  # a group's rules, then their use
+            self._run_greedy_group(left[start : start + rows], solver, watch)
 
-    def _run_greedy(self) -> None:
-        left = self._left(self._results.greedy)
-        self._watch.stage("greedy roles", len(self._problems), len(self._problems) - len(left))
-        for start in range(0, len(left), self._solver.engine.max_batch_rows):  # a group's rules, then their use
-            self._run_greedy_group(left[start : start + self._solver.engine.max_batch_rows])
-
-    def _run_greedy_group(self, group: Sequence[Problem]) -> None:
+    def _run_greedy_group(self, group: Sequence[Problem], solver: Solver, watch: Watch) -> None:
         first = (RoleJob(each.question, role, 0, owner=each.index) for each in group for role in ("kg", "ir"))
-        samples = {(job.owner, job.role): sample for job, sample in self._draw(first, greedy=True)}
+        samples = {(job.owner, job.role): sample for job, sample in _draw(solver, first, greedy=True)}
         second = (RoleJob(each.question, "dr", 0, samples[each.index, "kg"].text, each.index) for each in group)
-        samples |= {(job.owner, job.role): sample for job, sample in self._draw(second, greedy=True)}
+        samples |= {(job.owner, job.role): sample for job, sample in _draw(solver, second, greedy=True)}
         for problem in group:
             roles = {role: samples[problem.index, role] for role in ("ir", "kg", "dr")}
             shown = {role: sample.to_dict() for role, sample in roles.items()}
             self._results.append({"record": "greedy", "index": problem.index, **shown})
-            self._watch.item(sum(len(sample.token_ids) for sample in roles.values()))
+            watch.item(sum(len(sample.token_ids) for sample in roles.values()))
 
     def _next_samples(self) -> dict[int, int]:
         """How many IR samples which questions should have next; empty when the baselines have cost what the solver did.
@@ -155,14 +189,24 @@ class Evaluation:
         each = min(map(len, pools.values()))
         spent = vote_tokens(pools, each)
         if spent <= budget and each < most:
-            per_sample = max(spent / each if each else budget / most, 1.0)
+            drawn = [sample.tokens for pool in pools.values() for sample in pool]
+            per_sample = max(sum(drawn) / max(len(drawn), 1), budget / most)
             wanted = min(most, max(each + 1, math.floor(budget / per_sample)))
             return {index: wanted for index, pool in pools.items() if len(pool) < wanted}
-        curve = ir_agreement_curve(questions, pools)
-        undecided = [index for index, rounds in curve.undecided.items() if 2 * rounds + 2 <= most]
-        if curve.tokens[-1] > budget:
+        curve = agreement_curve({index: self._replay(index, pool) for index, pool in pools.items()})
+        least = min(curve.undecided.values(), default=most)
+        if 2 * least + 2 > most or (curve.tokens and curve.tokens[-1] > budget):
             return {}
-        return {index: min(most, len(pools[index]) + _WAVE) for index in undecided}
+        wanted = min(most, 2 * least + _WAVE)
+        return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
+
+    def _replay(self, index: int, pool: Sequence[IrSample]) -> list[Outcome]:
+        """IR-IR of one question; once it agrees, more samples change nothing."""
+        held = self._replayed.get(index)
+        if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
+            held = len(pool), replay_ir(pool, self._results.questions[index]["gold"])
+            self._replayed[index] = held
+        return held[1]
 
     def _pools(self) -> dict[int, list[IrSample]]:
         return {
@@ -170,7 +214,7 @@ class Evaluation:
             for index, record in self._results.questions.items()
         }
 
-    def _extend(self, wanted: dict[int, int]) -> None:
+    def _extend(self, wanted: dict[int, int], solver: Solver, watch: Watch) -> None:
         """Draws IR samples until these questions have so many, and records each question's as soon as they are there."""
         questions, drawn = self._results.questions, self._results.samples
         begins = {index: len(samples_so_far(questions[index], drawn.get(index, []))) for index in wanted}
@@ -180,15 +224,21 @@ class Evaluation:
             for number in range(begins[index] + 1, end + 1)
         )
         arrived: dict[int, dict[int, Sample]] = {index: {} for index in wanted}
-        for job, sample in self._draw(jobs):
+        for job, sample in _draw(solver, jobs):
             index = job.owner
             arrived[index][job.round] = sample
-            self._watch.item(len(sample.token_ids))
+            watch.item(len(sample.token_ids))
             if len(arrived[index]) == wanted[index] - begins[index]:
                 samples = [arrived[index][number] for number in range(begins[index] + 1, wanted[index] + 1)]
                 shown = [{"answer": each.answer, "tokens": len(each.token_ids)} for each in samples]
                 first = len(drawn.get(index, []))
                 self._results.append({"record": "samples", "index": index, "first": first, "samples": shown})
+
+
+def _draw(solver: Solver, jobs: Iterator[RoleJob], *, greedy: bool = False) -> Iterator[tuple[RoleJob, Sample]]:
+    config = solver.config
+    overrides = {**config.overrides, "temperature": 0.0} if greedy else config.overrides
+    return draw_samples(solver.engine, solver.pack, jobs, config.seed, overrides)
 
 
 def _question_record(problem: Problem, solution: Solution) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,12 @@ def write_page(
         questions=[questions[index] for index in sorted(questions)],
         plots=_plots(report),
     )
+    new = path.with_name(f".{path.name}.new")  # the old one stays until this one is whole
     try:
-        path.write_text(text, encoding="utf-8", errors="replace")
+        new.write_text(text, encoding="utf-8", errors="replace")
+        os.replace(new, path)
     except OSError as error:
+        new.unlink(missing_ok=True)
         raise DataError(f"the report {path} cannot be written: {error.strerror}") from None
 
 

@@ -39,7 +39,7 @@ class ProblemSet:
 
     Attributes:
         source: the file, or the hub's data set with its split.
-        sha256: of the file's bytes, or of the data set's rows.
+        sha256: of the file's bytes, or of what was read of the data set.
         skipped: what is wrong with each row that was left out.
     """
 
@@ -59,7 +59,9 @@ def read_gold(value: object) -> str:
     Raises:
         ValueError: none can be read.
     """
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, float):
         if not math.isfinite(value):
             raise _RowError(f"the gold answer {value} is no number")
         return str(int(value)) if value == int(value) else repr(value)
@@ -69,6 +71,10 @@ def read_gold(value: object) -> str:
         gold = value.rsplit(_MARK, 1)[1]
     elif "\\boxed" in value:
         gold = extract(value) or ""
+        if f"{{{gold}}}".replace(" ", "") not in value.replace(" ", "") and f"\\boxed{gold}" not in value.replace(
+            " ", ""
+        ):
+            raise _RowError("the gold answer in \\boxed is not closed")
     else:
         gold = value
     gold = gold.strip()
@@ -94,10 +100,9 @@ def read_problems(source: str, *, limit: int | None = None, skip_bad: bool = Fal
         DataError: no such source, no problem in it, or a bad row; the message names file and line.
     """
     path = Path(source)
-    if not path.exists() and names_hub_model(source.split(":", 1)[0]):
-        name, rows = f"{source} {split}", hub_rows(source, split)
-        numbered: Iterable[tuple[int, object]] = enumerate(rows)
-        sha256 = hashlib.sha256("\n".join(json.dumps(row, sort_keys=True) for row in rows).encode()).hexdigest()
+    if _is_hub_data(source):
+        name, sha256 = f"{source} {split}", None
+        numbered: Iterable[tuple[int, object]] = enumerate(hub_rows(source, split))
     else:
         try:
             data = path.read_bytes()
@@ -109,7 +114,17 @@ def read_problems(source: str, *, limit: int | None = None, skip_bad: bool = Fal
     if not problems:
         bad = f", only {len(skipped)} rows that cannot be read (the first: {skipped[0]})" if skipped else ""
         raise DataError(f"{source} has no questions{bad}")
+    if sha256 is None:
+        rows = json.dumps([[problem.index, problem.question, problem.gold] for problem in problems])
+        sha256 = hashlib.sha256(rows.encode()).hexdigest()
     return ProblemSet(name, sha256, tuple(problems), tuple(skipped))
+
+
+def _is_hub_data(source: str) -> bool:
+    """Whether a source is of the form organisation/name and no file, nor looks like one that is missing."""
+    path = Path(source)
+    looks_like_file = path.suffix in (".json", ".jsonl") or path.parent.is_dir()
+    return names_hub_model(source.split(":", 1)[0]) and not (path.exists() or looks_like_file)
 
 
 def _take(

@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from lorid_engine.errors import DataError
@@ -16,10 +18,32 @@ _FIRST = b'{"record": "settings"'  # what every file begins with
 # What each kind of record must have, and of which type, for a file to be gone on with.
 _KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "run": {"run": int, "machine": dict},
-    "question": {"index": int, "question": str, "gold": str, "rounds": int, "tokens": int, "trace": list, "at": float},
-    "greedy": {"index": int, "ir": dict, "kg": dict, "dr": dict, "at": float},
-    "samples": {"index": int, "first": int, "samples": list, "at": float},
+    "question": {
+        **{name: int for name in ("run", "index", "rounds", "tokens", "cancelled_tokens")},
+        **{name: bool for name in ("right", "agreed")},
+        **{"at": float, "question": str, "gold": str, "answer": (str, NoneType), "trace": list},
+    },
+    "greedy": {"run": int, "at": float, "index": int, "ir": dict, "kg": dict, "dr": dict},
+    "samples": {"run": int, "at": float, "index": int, "first": int, "samples": list},
 }
+
+
+_MOST = 1 << 53  # of any count
+
+
+def _check_counts(record: dict[str, Any]) -> None:
+    """Raises ValueError if the texts in a record are not such that they can be scored."""
+    texts: list[Any] = []
+    for round in record.get("trace", []):
+        texts += [round[role] for role in ("ir", "kg", "dr")]
+    texts += [record[role] for role in ("ir", "kg", "dr") if role in record]
+    texts += record.get("samples", [])
+    for text in texts:
+        if not isinstance(text.get("answer"), str | NoneType) or not 0 <= int(text["tokens"]) < _MOST:
+            raise ValueError("an answer or a number of tokens in it is of the wrong type")
+    for name in ("index", "rounds", "tokens", "cancelled_tokens", "first", "run", "at"):
+        if not 0 <= record.get(name, 0) < _MOST:
+            raise ValueError(f"its {name} is out of range")
 
 
 class ResultsFile:
@@ -42,12 +66,14 @@ class ResultsFile:
         self.runs: list[dict[str, Any]] = []
         self.seconds: dict[int, float] = {}  # of each run, until its last record
         self.repaired = False
-        self._start = time.perf_counter()
+        self.start_clock()
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
             raise DataError(f"the results file {path} cannot be opened: {error.strerror}") from None
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise DataError(f"the results file {path} must be a file; name another")
             self._lock()
             self._read(settings)
             self.run = len(self.runs) + 1
@@ -57,6 +83,10 @@ class ResultsFile:
         except BaseException:
             self.close()
             raise
+
+    def start_clock(self) -> None:
+        """Counts this run's seconds from now."""
+        self._start = time.perf_counter()
 
     def _lock(self) -> None:
         try:
@@ -77,6 +107,10 @@ class ResultsFile:
         self._started = len(lines) > 1
         if not data[: len(_FIRST)] == _FIRST[: len(data)]:
             raise DataError(f"{self.path} is no results file; name another")
+        if not any(b'"record": "%s"' % kind in data for kind in (b"question", b"greedy", b"samples")):
+            os.ftruncate(self._file, 0)  # nothing was found yet: other settings may begin
+            self._started = False
+            return
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 record = json.loads(line)
@@ -86,9 +120,9 @@ class ResultsFile:
                     self._compare(record, settings)
                 else:
                     self._take(record)
-            except (ValueError, KeyError, RecursionError) as error:
-                if isinstance(error, DataError):
-                    raise
+            except DataError:
+                raise
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
                 raise DataError(
                     f"{self.path}, line {number}: this is no record of an evaluation ({error}); remove the line, or name "
                     "another file"
@@ -101,18 +135,20 @@ class ResultsFile:
             raise DataError(f"{self.path} is a results file of another version; name another file")
         for name, value in settings.items():
             if record.get(name) != value:
+                was, now = (f"{each!r}"[:200] for each in (record.get(name), value))
                 raise DataError(
-                    f"{self.path} was started with {name} {record.get(name)!r}; this command has {value!r}. "
+                    f"{self.path} was started with {name} {was}; this command has {now}. "
                     "Use the same settings, or name another file"
                 )
 
     def _take(self, record: dict[str, Any]) -> None:
         kind = record.get("record")
-        if kind not in _KINDS:
+        if not isinstance(kind, str) or kind not in _KINDS:
             raise ValueError(f"its kind is {kind!r}")
         for name, types in _KINDS[kind].items():
             if not isinstance(record.get(name), types):
                 raise ValueError(f"its {name} is missing or of the wrong type")
+        _check_counts(record)
         if kind == "run":
             self.runs.append(record)
             return

@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy as np
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.answers import equivalent
 
-_RESAMPLES = 10_000
+_RESAMPLES, _CHUNK = 10_000, 500
 _SCORES = ("strict_any", "strict", "fallback")
 Record = dict[str, Any]
 
@@ -52,13 +52,13 @@ class AgreementCurve:
 
     Attributes:
         outcomes: of each question after each of its rounds, up to its agreement.
-        tokens: mean of a question, for each limit of rounds.
-        undecided: rounds so far of the questions that do not agree yet.
+        tokens: mean of a question for each limit, as far as every undecided question has rounds.
+        undecided: rounds so far of the questions that do not agree yet, and could have more.
     """
 
-    outcomes: dict[int, list[Outcome]]
-    tokens: list[float]
-    undecided: dict[int, int]
+    outcomes: Mapping[int, Sequence[Outcome]]
+    tokens: tuple[float, ...]
+    undecided: Mapping[int, int]
 
     def at(self, limit: int) -> list[Outcome]:
         """The questions' outcomes with at most so many rounds (from 1)."""
@@ -93,36 +93,31 @@ def vote_tokens(pools: Mapping[int, Sequence[IrSample]], count: int) -> float:
 
 
 def solver_curve(questions: Mapping[int, Record]) -> AgreementCurve:
-    """The solver's loop, stopped earlier and earlier."""
-    rounds = {
-        index: [(round["ir"]["answer"], round["dr"]["answer"], _round_tokens(round)) for round in record["trace"]]
-        for index, record in questions.items()
-    }
-    return _agreement_curve(questions, rounds)
+    """The solver's loop, stopped earlier and earlier. A question that ended in an error was not answered in any round."""
+    outcomes: dict[int, list[Outcome]] = {}
+    for index, record in questions.items():
+        rounds = [(round["ir"]["answer"], round["dr"]["answer"], _round_tokens(round)) for round in record["trace"]]
+        outcomes[index] = _replay(rounds, record["gold"])
+        if "error" in record:
+            outcomes[index] = [replace(each, agreed=False, right=False, any_right=False) for each in outcomes[index]]
+    return agreement_curve(outcomes, closed={index for index, record in questions.items() if "error" in record})
 
 
-def ir_agreement_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> AgreementCurve:
+def replay_ir(pool: Sequence[IrSample], gold: str) -> list[Outcome]:
     """The same rule with a second stream of IR in place of KG and DR: samples 1, 3, ... against samples 2, 4, ..."""
-    rounds = {
-        index: [(a.answer, b.answer, a.tokens + b.tokens) for a, b in zip(pool[::2], pool[1::2], strict=False)]
-        for index, pool in pools.items()
-    }
-    return _agreement_curve(questions, rounds)
+    pairs = zip(pool[::2], pool[1::2], strict=False)
+    return _replay([(a.answer, b.answer, a.tokens + b.tokens) for a, b in pairs], gold)
 
 
-def _agreement_curve(
-    questions: Mapping[int, Record], rounds: Mapping[int, Sequence[tuple[str | None, str | None, int]]]
-) -> AgreementCurve:
-    outcomes = {index: _replay(rounds[index], record["gold"]) for index, record in questions.items()}
+def agreement_curve(outcomes: Mapping[int, Sequence[Outcome]], closed: Collection[int] = ()) -> AgreementCurve:
+    """The curve of outcomes by question; the closed ones get no more rounds, whether they agree or not."""
     undecided = {
-        index: len(each)
-        for index, each in outcomes.items()
-        if not (each and each[-1].agreed) and "error" not in questions[index]
+        index: len(each) for index, each in outcomes.items() if index not in closed and not (each and each[-1].agreed)
     }
-    longest = min(undecided.values(), default=max((len(each) for each in outcomes.values()), default=0))
-    curve = AgreementCurve(outcomes, [], undecided)
-    tokens = [_mean(outcome.tokens for outcome in curve.at(limit)) for limit in range(1, longest + 1)]
-    return AgreementCurve(outcomes, tokens or [0.0], undecided)
+    longest = min(undecided.values(), default=max(map(len, outcomes.values()), default=0))
+    curve = AgreementCurve(outcomes, (), undecided)
+    tokens = (_mean(outcome.tokens for outcome in curve.at(limit)) for limit in range(1, longest + 1))
+    return replace(curve, tokens=tuple(tokens))
 
 
 def _replay(rounds: Sequence[tuple[str | None, str | None, int]], gold: str) -> list[Outcome]:
@@ -148,8 +143,9 @@ def interval(values: Iterable[float]) -> dict[str, float]:
     if not len(array):
         return {"value": 0.0, "low": 0.0, "high": 1.0}
     random = np.random.default_rng(0)
-    means = [array[random.integers(len(array), size=len(array))].mean() for _ in range(_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    chunks = (min(_CHUNK, _RESAMPLES - done) for done in range(0, _RESAMPLES, _CHUNK))
+    means = [array[random.integers(len(array), size=(rows, len(array)))].mean(axis=1) for rows in chunks]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return {"value": float(array.mean()), "low": float(low), "high": float(high)}
 
 
@@ -192,13 +188,13 @@ def _within(tokens: Sequence[float], budget: float) -> int:
 
 def _solver_report(questions: Mapping[int, Record]) -> dict[str, Any]:
     curve = solver_curve(questions)
-    final = curve.at(max((record["rounds"] for record in questions.values()), default=1))
-    rounds = Counter(record["rounds"] for record in questions.values() if "error" not in record)
+    ended = [record["rounds"] for record in questions.values() if "error" not in record]
+    final, rounds = curve.at(max(ended, default=1)), Counter(ended)
     return {
         "accuracy": {score: interval(_score(final, score)) for score in _SCORES},
         "agreed": _mean(float(outcome.agreed) for outcome in final),
         "tokens_per_question": solver_tokens(questions),
-        "mean_rounds": _mean(record["rounds"] for record in questions.values()),
+        "mean_rounds": _mean(ended),
         "rounds_histogram": {str(count): rounds[count] for count in sorted(rounds)},
         "curve": _points(curve),
     }
@@ -206,10 +202,8 @@ def _solver_report(questions: Mapping[int, Record]) -> dict[str, Any]:
 
 def _vote_report(
     questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
-) -> dict[str, Any] | None:
-    each = min(map(len, pools.values()), default=0)
-    if not each:
-        return None
+) -> dict[str, Any]:
+    each = min(map(len, pools.values()))
     right = [_votes(pools[index], record["gold"], each) for index, record in questions.items()]
     tokens = [vote_tokens(pools, count) for count in range(1, each + 1)]
     taken = _within(tokens, budget)
@@ -220,6 +214,7 @@ def _vote_report(
     return {
         "samples": taken,
         "tokens_per_question": tokens[taken - 1],
+        "reached_budget": tokens[-1] > budget,
         "accuracy": interval(row[taken - 1] for row in right),
         "one_sample": interval(row[0] for row in right),
         "curve": curve,
@@ -229,12 +224,13 @@ def _vote_report(
 def _ir_agreement_report(
     questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
 ) -> dict[str, Any]:
-    curve = ir_agreement_curve(questions, pools)
+    curve = agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
     taken = _within(curve.tokens, budget)
     outcomes = curve.at(taken)
     return {
         "rounds_at_most": taken,
         "tokens_per_question": curve.tokens[taken - 1],
+        "reached_budget": curve.tokens[-1] > budget,
         "agreed": _mean(float(outcome.agreed) for outcome in outcomes),
         "accuracy": {score: interval(_score(outcomes, score)) for score in _SCORES},
         "curve": _points(curve),
@@ -246,36 +242,42 @@ def build_report(
     greedy: Mapping[int, Record],
     samples: Mapping[int, Sequence[Record]],
     seconds: Iterable[float],
+    *,
+    baselines: bool,
 ) -> dict[str, Any]:
     """The report of an evaluation, for JSON.
 
     Args:
         questions, greedy, samples: a results file's records, by question.
         seconds: of each of its runs.
+        baselines: whether all of them are there.
 
     Returns:
-        What the solver, and each baseline that is complete, came to; shares from 0 to 1, tokens as means of a question.
+        What the solver came to, and the baselines; shares from 0 to 1, tokens as means of a question.
     """
     pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
     drawn = sum(record["tokens"] + record["cancelled_tokens"] for record in questions.values())
     drawn += sum(record[role]["tokens"] for record in greedy.values() for role in ("ir", "kg", "dr"))
     drawn += sum(sample["tokens"] for sample in itertools.chain.from_iterable(samples.values()))
     spent = sum(seconds)
+    errors = [f"question {index}: {record['error']}" for index, record in questions.items() if "error" in record]
     report: dict[str, Any] = {
         "questions": len(questions),
-        "errors": sum("error" in record for record in questions.values()),
+        "errors": len(errors),
+        "first_error": errors[0] if errors else None,
         "generated_tokens": drawn,
         "seconds": spent,
         "tokens_per_second": drawn / spent if spent else 0.0,
         "lorid": _solver_report(questions),
     }
-    if questions and questions.keys() <= greedy.keys():
-        golds = {index: record["gold"] for index, record in questions.items()}
-        for role in ("ir", "dr"):
-            right = (float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items())
-            report[f"{role}_greedy"] = {"accuracy": interval(right)}
-    if samples:
-        budget = report["lorid"]["tokens_per_question"]
+    if not baselines:
+        return report
+    golds = {index: record["gold"] for index, record in questions.items()}
+    for role in ("ir", "dr"):
+        right = (float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items())
+        report[f"{role}_greedy"] = {"accuracy": interval(right)}
+    budget = report["lorid"]["tokens_per_question"]
+    if budget:  # else every question ended in an error, and nothing is compared
         report["ir_vote"] = _vote_report(questions, pools, budget)
         report["ir_ir"] = _ir_agreement_report(questions, pools, budget)
     return report

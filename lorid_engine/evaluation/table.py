@@ -35,10 +35,13 @@ def _rows(report: Mapping[str, Any]) -> Iterator[ReportRow]:
         yield _row(f"LoRID {score}", lorid["accuracy"][score], lorid["tokens_per_question"], remark)
     if vote := report.get("ir_vote"):
         yield _row("one IR sample", vote["one_sample"], vote["curve"][0]["tokens"], "")
-        yield _row("vote of IR samples", vote["accuracy"], vote["tokens_per_question"], f"{vote['samples']} samples")
+        most = "" if vote["reached_budget"] else ", the most there may be"
+        remark = f"{vote['samples']} samples{most}"
+        yield _row("vote of IR samples", vote["accuracy"], vote["tokens_per_question"], remark)
     if twice := report.get("ir_ir"):
+        most = "" if twice["reached_budget"] else ", all that are of use"
         for score in ("strict", "fallback"):
-            remark = f"at most {twice['rounds_at_most']} rounds; {twice['agreed']:.1%} agree"
+            remark = f"at most {twice['rounds_at_most']} rounds{most}; {100 * twice['agreed']:.1f} % agree"
             yield _row(f"IR-IR {score}", twice["accuracy"][score], twice["tokens_per_question"], remark)
 
 

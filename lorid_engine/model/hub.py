@@ -45,12 +45,18 @@ def hub_folder(hub_id: str, revision: str | None = None, *, weights: bool = True
     Raises:
         CheckpointError: no such model or revision, no access, or the hub cannot be reached and the cache lacks the model.
     """
-    return _snapshot(hub_id, revision, (*_WEIGHTS, *_ABOUT) if weights else _ABOUT)
+    folder = _snapshot(hub_id, revision, (*_WEIGHTS, *_ABOUT) if weights else _ABOUT)
+    if weights and not any(folder.glob("model*.safetensors")) and any(folder.glob("config.json")):
+        raise CheckpointError(
+            f"{hub_id} has no model.safetensors; or the cache has the model without its weights, and the hub was not asked "
+            "for them (HF_HUB_OFFLINE)"
+        )
+    return folder
 
 
-def hub_adapter(hub_id: str, revision: str | None = None) -> Path:
+def hub_adapter(hub_id: str) -> Path:
     """The folder of a hub's adapter in PEFT's format in the cache, fetched if it is not there; raises as hub_folder does."""
-    return _snapshot(hub_id, revision, _ADAPTER)
+    return _snapshot(hub_id, None, _ADAPTER)
 
 
 def _snapshot(hub_id: str, revision: str | None, wanted: tuple[str, ...]) -> Path:

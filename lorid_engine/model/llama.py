@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import torch
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.weights import TensorSource
+from lorid_engine.model.weights import Checkpoint, HeaderSource, TensorSource
 from lorid_engine.ops import PackedLinear, pack_linear
 
 Activations = TypeVar("Activations")
+Pack = Callable[[torch.Tensor, torch.Tensor | None], PackedLinear]
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,15 @@ def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:
 class _Reader:
     """Reads a checkpoint's tensors in the engine's dtype, fusing those that share an input."""
 
-    def __init__(self, checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._checkpoint, self._config, self._dtype = checkpoint, config, dtype
+    def __init__(self, checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype, pack: Pack) -> None:
+        self._checkpoint, self._config, self._dtype, self._pack = checkpoint, config, dtype, pack
 
     def norm(self, name: str, width: int) -> torch.Tensor:
         return self._checkpoint.tensor(f"{name}.weight", (width,)).float().contiguous()
 
     def table(self, name: str) -> PackedLinear:
         shape = (self._config.vocab_size, self._config.hidden_size)
-        return pack_linear(self._checkpoint.tensor(name, shape).to(self._dtype))
+        return self._pack(self._checkpoint.tensor(name, shape).to(self._dtype), None)
 
     def linear(self, prefix: str, parts: dict[str, int], in_features: int, has_bias: bool) -> FusedLinear:
         """parts: module name to out_features, in the order of their columns."""
@@ -122,7 +124,7 @@ class _Reader:
             targets.append(Target(f"{prefix}.{name}", column, column + out_features))
             column += out_features
         bias = torch.cat(biases) if has_bias else None
-        return FusedLinear(pack_linear(torch.cat(pieces), bias), tuple(targets))
+        return FusedLinear(self._pack(torch.cat(pieces), bias), tuple(targets))
 
     def layer(self, index: int) -> LayerWeights:
         config, prefix = self._config, f"layers.{index}"
@@ -146,6 +148,14 @@ class _Reader:
         )
 
 
+def llama_problems(checkpoint: Checkpoint, config: ModelConfig) -> list[str]:
+    """What of a checkpoint is missing, or has another shape or dtype than the config says; no weight is read."""
+    headers = HeaderSource(checkpoint)
+    nothing = PackedLinear.__new__(PackedLinear)
+    load_llama(headers, config, torch.bfloat16, lambda weight, bias: nothing)
+    return headers.problems
+
+
 def _is_tied(checkpoint: TensorSource, config: ModelConfig) -> bool:
     """Whether the head is the embedding: the config says so, and no other head lies in the file (transformers' rule)."""
     if not config.tie_word_embeddings or "lm_head.weight" not in checkpoint.names:
@@ -154,13 +164,15 @@ def _is_tied(checkpoint: TensorSource, config: ModelConfig) -> bool:
     return torch.equal(*(checkpoint.tensor(name, shape) for name in ("model.embed_tokens.weight", "lm_head.weight")))
 
 
-def load_llama(checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
+def load_llama(
+    checkpoint: TensorSource, config: ModelConfig, dtype: torch.dtype, pack: Pack = pack_linear
+) -> LlamaWeights:
     """Reads and packs a checkpoint's weights, one layer at a time.
 
     Raises:
         CheckpointError: a tensor is missing or has another shape or dtype than the config says.
     """
-    reader = _Reader(checkpoint, config, dtype)
+    reader = _Reader(checkpoint, config, dtype, pack)
     embedding = reader.table("model.embed_tokens.weight")
     head = embedding if _is_tied(checkpoint, config) else reader.table("lm_head.weight")
     return LlamaWeights(

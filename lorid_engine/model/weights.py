@@ -12,6 +12,8 @@ from lorid_engine.errors import CheckpointError
 from lorid_engine.model.config import read_json
 from lorid_engine.tensor_files import DTYPES, open_safetensors
 
+_HEADER_DTYPES = ("BF16", "F16", "F32")  # as safetensors writes DTYPES
+
 
 class TensorSource(Protocol):
     """Tensors by the names of Hugging Face's checkpoints."""
@@ -79,3 +81,42 @@ class Checkpoint:
         if tuple(tensor.shape) != shape:
             raise CheckpointError(f"{path}: {name} must have shape {list(shape)}; got {list(tensor.shape)}")
         return tensor
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Looks at a tensor's header; raises CheckpointError as tensor() would."""
+        if name not in self._where:
+            raise CheckpointError(f"{self._folder} has no tensor {name}; the checkpoint does not fit its config.json")
+        header = self._files[self._where[name]].get_slice(name)
+        if header.get_dtype() not in _HEADER_DTYPES:
+            raise CheckpointError(
+                f"{self._where[name]}: {name} must be bfloat16, float16 or float32; got {header.get_dtype()}"
+            )
+        if tuple(header.get_shape()) != shape:
+            raise CheckpointError(
+                f"{self._where[name]}: {name} must have shape {list(shape)}; got {list(header.get_shape())}"
+            )
+
+
+class HeaderSource:
+    """A TensorSource that looks at a checkpoint's headers alone and gives tensors without contents.
+
+    Attributes:
+        problems: what was wrong with the tensors that were asked for.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self.problems: list[str] = []
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The checkpoint's, but for a head beside a tied one, whose contents would have to be compared."""
+        return self._checkpoint.names - {"lm_head.weight"}
+
+    def tensor(self, name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        """A tensor of this shape on no device."""
+        try:
+            self._checkpoint.check(name, shape)
+        except CheckpointError as error:
+            self.problems.append(str(error))
+        return torch.empty(shape, dtype=torch.bfloat16, device="meta")

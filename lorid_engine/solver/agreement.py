@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lorid_engine.solver.answers import equivalent
+from lorid_engine.solver.answers import equivalent as _equivalent
+
+# Answers repeat, and comparing two is exact arithmetic.
+equivalent = functools.lru_cache(maxsize=1 << 17)(_equivalent)
 
 
 @dataclass
@@ -16,7 +20,7 @@ class _Candidate:
     Attributes:
         first: the round in which it came, and whether it was not DR's.
         given: samples that wrote it just so, by role.
-        same: the candidates that are equivalent to it, itself included.
+        same: the candidates that are equivalent to it; itself only if it says anything ("n/a" is equal to nothing).
     """
 
     answer: str
@@ -67,7 +71,8 @@ class Agreement:
             new.same = [other for other in self._candidates.values() if equivalent(answer, other.answer)]
             for other in new.same:
                 other.same.append(new)
-            new.same.append(new)
+            if equivalent(answer, answer):
+                new.same.append(new)
             self._candidates[answer] = new
         return self._candidates[answer]
 

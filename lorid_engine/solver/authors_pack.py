@@ -53,12 +53,14 @@ def import_authors_pack(
     """
     if dataset not in DATASETS:
         raise PackError(f"the data set must be one of {', '.join(DATASETS)}; got {dataset!r}")
+    folder = folder.resolve()
     require_new(folder)  # told before anything is fetched
     source = base_entry(base, revision)
     chosen = find_example(clone, dataset, base, example)
     texts = read_role_texts(clone, dataset)
     found, released = _find_adapters(clone, chosen, dataset, adapters)
-    write_pack(folder, _manifest(source, chosen, dataset, texts, released), found)
+    same_base = Path(base).name.lower() == Path(chosen.base).name.lower()  # their figure holds for theirs alone
+    write_pack(folder, _manifest(source, chosen, dataset, texts, released and same_base), found)
 
 
 def _manifest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import itertools
 import re
 import shlex
@@ -21,6 +22,7 @@ _FUNCTIONS = {
 }
 # A value of a training row, while a text is put together from a syntax tree.
 _VALUES = ("question", "knowledge", "rationale", "answer")
+_TEXTS = ("instruction", "input_str", "output_str")  # the variables that hold them
 _MOST_BYTES = 1 << 20
 
 
@@ -53,9 +55,13 @@ class Example:
 
 def _text_of(path: Path) -> str:
     try:
-        if path.stat().st_size > _MOST_BYTES:
+        if not path.is_file():
+            raise PackError(f"{path} is no file; a clone of the authors' repository has it")
+        with open(path, "rb") as file:
+            data = file.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
             raise PackError(f"{path} is larger than any script of the authors")
-        return path.read_text(encoding="utf-8")
+        return data.decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise PackError(f"{path} cannot be read ({error}); a clone of the authors' repository has it") from None
 
@@ -81,7 +87,7 @@ def read_role_texts(clone: Path, dataset: str) -> dict[str, RoleText]:
             _collect(functions[name].body, dataset, path, values)
         except RecursionError:
             raise PackError(f"{path}: {name} is nested deeper than any code of the authors") from None
-        missing = {"instruction", "input_str", "output_str"} - values.keys()
+        missing = set(_TEXTS) - values.keys()
         if missing:
             raise PackError(f"{path}: {name} does not set {', '.join(sorted(missing))} as texts")
         # LLaMA-Factory's alpaca rows: instruction and input, a line each, are what the user says.
@@ -98,10 +104,21 @@ def _collect(body: list[ast.stmt], dataset: str, path: Path, values: dict[str, s
             chosen = _compared_dataset(statement.test)
             if chosen is not None:
                 _collect(statement.body if chosen == dataset else statement.orelse, dataset, path, values)
-        elif isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
-            name = statement.targets[0].id
-            if name in ("instruction", "input_str", "output_str"):
+            else:
+                _refuse_changes(statement, path)
+        elif isinstance(statement, ast.Assign) and [type(target) for target in statement.targets] == [ast.Name]:
+            name = statement.targets[0].id  # type: ignore[attr-defined]
+            if name in _TEXTS:
                 values[name] = _text(statement.value, path)
+        else:
+            _refuse_changes(statement, path)
+
+
+def _refuse_changes(statement: ast.stmt, path: Path) -> None:
+    """Refuses a statement that sets one of the texts in any other way than those that are read."""
+    for node in ast.walk(statement):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id in _TEXTS:
+            raise PackError(f"{path}, line {node.lineno}: {node.id} is set in a way that is not understood")
 
 
 def _compared_dataset(test: ast.expr) -> str | None:
@@ -170,6 +187,11 @@ def read_example(clone: Path, dataset: str, name: str) -> Example:
         if "output_dir_adapter" not in options[role]:
             raise PackError(f"{folder / f'train_{role.upper()}.sh'} has no --output_dir_adapter")
     adapters = {role: options[role]["output_dir_adapter"] for role in ROLES}
+    for role, adapter in adapters.items():
+        if not (clone / adapter).resolve().is_relative_to(clone.resolve()):
+            raise PackError(
+                f"{folder / f'train_{role.upper()}.sh'}: --output_dir_adapter {adapter} is not in the clone"
+            )
     return Example(name, same["model_name_or_path"], same["template"], adapters, _sampling(folder / "predict.sh"))
 
 
@@ -189,8 +211,9 @@ def _sampling(script: Path) -> dict[str, dict[str, float]]:
 
 def _script_options(script: Path) -> dict[str, str]:
     """The --name value pairs of a shell script, which is split into words and not run."""
+    text = _text_of(script).replace("\\\n", " ")
     try:
-        words = shlex.split(_text_of(script).replace("\\\n", " "), comments=True)
+        words = shlex.split(text, comments=True)
     except ValueError as error:
         raise PackError(f"{script} cannot be split into words: {error}") from None
     pairs = itertools.pairwise(words)
@@ -211,7 +234,10 @@ def find_example(clone: Path, dataset: str, base: str, name: str | None) -> Exam
         if name not in names:
             raise PackError(f"there is no example {name!r} in {folder}; there are {', '.join(names)}")
         return read_example(clone, dataset, name)
-    examples = [read_example(clone, dataset, each) for each in names]
+    examples = []
+    for each in names:
+        with contextlib.suppress(PackError):  # one that is incomplete may be of another base
+            examples.append(read_example(clone, dataset, each))
     called = Path(base).name.lower()
     for example in examples:
         if example.base.lower() == base.lower() or Path(example.base).name.lower() == called:

@@ -73,7 +73,11 @@ def resolve_base(source: BaseSource, cache_dir: Path, report: Report | None = No
     if isinstance(source, FolderSource):
         if source.path.suffix == ".gguf":
             return hf_folder_from_gguf(source.path, cache_dir, report)
-        if not source.path.is_dir():
+        try:
+            is_folder = source.path.is_dir()
+        except OSError as error:  # a name that no system can take
+            raise PackError(f"the pack's base cannot be looked at: {error}") from None
+        if not is_folder:
             raise PackError(f"the pack's base {source.path} is no folder")
         return source.path
     kept = cache_dir / "downloads" / f"{source.sha256[:32]}-{Path(source.file).name}"

@@ -1,10 +1,13 @@
-"""How LLaMA-Factory (0.9.1 and 0.9.2) writes a single question for the templates that LoRID's authors trained with."""
+"""Forms of a single question to a chat model: LLaMA-Factory's between 0.9.1 and 0.9.2, the time of the authors' pins, and plain ones."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from lorid_engine.errors import PackError
+
+_SPECIAL = re.compile(r"<\|[a-z_]+\|>")
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,11 @@ class ChatFormat:
     before: str
     after: str
     stop: tuple[str, ...] = ()
+
+    @property
+    def special(self) -> frozenset[str]:
+        """Its special tokens."""
+        return frozenset(_SPECIAL.findall(self.before + self.after))
 
     def prompt(self, user: str) -> str:
         """The prompt of a user's text; where training put a space before the answer, the model writes it."""
@@ -39,6 +47,12 @@ CHAT_FORMATS = {
         "<|im_end|>\n<|im_start|>assistant\n",
         ("<|im_end|>",),
     ),
+}
+
+PLAIN = ChatFormat("", "\n\n")
+TURNS = {
+    "ChatML": ChatFormat("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", ("<|im_end|>",)),
+    "Llama 3": CHAT_FORMATS["llama3"],
 }
 
 

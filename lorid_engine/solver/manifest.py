@@ -41,27 +41,34 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
     path = folder / "pack.toml"
     problems: list[PackError] = []
 
-    def section(read: Callable[..., _Read], *arguments: Any) -> _Read | None:
+    def section(name: str, read: Callable[..., _Read], *arguments: Any) -> _Read | None:
         try:
             return read(*arguments)
         except PackError as error:
             problems.append(error)
-            return None
+        except (
+            OSError,
+            ValueError,
+            OverflowError,
+            RuntimeError,
+        ) as error:  # paths and patterns that no system can take
+            problems.append(PackError(f"{path}: {name} cannot be used: {error}"))
+        return None
 
-    top = section(_read_toml, path)
+    top = section("it", _read_toml, path)
     if top is None:
         return None, problems
-    name = section(top.take, "name", str, "a string")
-    section(lambda: top.take("license", str, "a string", needed=False))
-    accuracy = section(lambda: top.take("accuracy", str, "a string", needed=False))
-    answer = section(_read_answer, top)
-    table = section(top.table, "roles")
-    roles = {role: section(_read_role, folder, role, table) for role in ROLES} if table else {}
+    name = section("name", top.take, "name", str, "a string")
+    section("license", lambda: top.take("license", str, "a string", needed=False))
+    accuracy = section("accuracy", lambda: top.take("accuracy", str, "a string", needed=False))
+    answer = section("answer", _read_answer, top)
+    table = section("roles", top.table, "roles")
+    roles = {role: section(f"roles.{role}", _read_role, folder, role, table) for role in ROLES} if table else {}
     if table:
-        section(table.finish)
-    base = section(_read_base, folder, top)
-    sampling = section(lambda: _read_sampling(top.table("sampling", needed=False)))
-    section(top.finish)
+        section("roles", table.finish)
+    base = section("base", _read_base, folder, top)
+    sampling = section("sampling", lambda: _read_sampling(top.table("sampling", needed=False)))
+    section("it", top.finish)
     if problems:
         return None, problems
     assert name is not None and answer is not None and base is not None and sampling is not None

@@ -13,6 +13,7 @@ from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.cache import Report
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.hub import hub_folder
+from lorid_engine.model.llama import llama_problems
 from lorid_engine.model.weights import Checkpoint
 from lorid_engine.solver.base_source import HubSource, resolve_base
 from lorid_engine.solver.manifest import examine_manifest
@@ -45,13 +46,16 @@ def check_pack(folder: Path, cache_dir: Path, report: Report | None = None) -> l
     try:
         base = _base_folder(pack, cache_dir, report)
         config, tokenizer = ModelConfig.from_folder(base), Tokenizer.from_folder(base)
-        if not isinstance(pack.base, HubSource):
-            Checkpoint(base)
+        hub = isinstance(pack.base, HubSource)  # of which the weights were not fetched
+        problems_of_base: list[str | None] = [] if hub else [*llama_problems(Checkpoint(base), config)]
     except (CheckpointError, PackError) as error:
         return [*findings, Finding("base", str(error))]
-    findings.append(Finding("base", None))
+    findings += [Finding("base", problem) for problem in problems_of_base or [None]]
     for role in ROLES:
         findings.append(Finding(f"adapter of {role}", _adapter_problem(pack, role, config)))
+    unknown = _unknown_tokens("".join(pack.stop), tokenizer)
+    where = f"{pack.folder / 'pack.toml'}: answer.stop"
+    findings += [Finding("stop strings", f"{where} has {token}") for token in unknown]
     for role in ROLES:
         wrong: list[str | None] = [*_prompt_problems(pack, role, config, tokenizer)]
         findings += [Finding(f"prompt of {role}", problem) for problem in wrong or [None]]
@@ -72,12 +76,20 @@ def _adapter_problem(pack: Pack, role: str, config: ModelConfig) -> str | None:
     return None
 
 
+def _unknown_tokens(text: str, tokenizer: Tokenizer) -> list[str]:
+    """What looks like special tokens in a text and is none of the base, with what the base has."""
+    known = ", ".join(sorted(tokenizer.special_ids)[:8]) or "none"
+    return [
+        f"{token}, which is no special token of the base, so that it is read as characters; it has {known}"
+        for token in sorted(set(_SPECIAL.findall(text)) - tokenizer.special_ids.keys())
+    ]
+
+
 def _prompt_problems(pack: Pack, role: str, config: ModelConfig, tokenizer: Tokenizer) -> Iterator[str]:
     template = pack.roles[role].template
     where = f"{pack.folder / 'pack.toml'}: roles.{role}.prompt"
-    for token in sorted(set(_SPECIAL.findall(template.text)) - tokenizer.special_ids.keys()):
-        known = ", ".join(sorted(tokenizer.special_ids)[:8]) or "none"
-        yield f"{where} has {token}, which is no special token of the base, so that it is read as characters; it has {known}"
+    for token in _unknown_tokens(template.text, tokenizer):
+        yield f"{where} has {token}"
     values = {name: "" for name in template.placeholders}
     try:
         tokens = len(template.encode(tokenizer, **values))

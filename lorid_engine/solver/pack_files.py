@@ -13,6 +13,7 @@ import tomli_w
 
 from lorid_engine.errors import PackError
 from lorid_engine.model.hub import is_hub_id
+from lorid_engine.solver.manifest import examine_manifest
 from lorid_engine.solver.pack import ROLES
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
@@ -28,7 +29,10 @@ def base_entry(base: str, revision: str | None) -> dict[str, str]:
         return {"hub": base, "revision": revision or "main"}
     if revision is not None:
         raise PackError(f"a revision is for models of a hub (organisation/name); the base is {base}")
-    path = Path(base).expanduser()
+    try:
+        path = Path(base).expanduser()
+    except RuntimeError as error:  # ~ of nobody
+        raise PackError(f"the base {base} cannot be found: {error}") from None
     if not (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
         raise PackError(f"the base {base} is no folder, no .gguf file and no hub's model (organisation/name)")
     return {"path": str(path.resolve())}
@@ -65,8 +69,12 @@ def write_pack(folder: Path, manifest: Mapping[str, Any], adapters: Mapping[str,
                 for name in _ADAPTER_FILES:
                     shutil.copyfile(adapters[role] / name, new / role / name)
             (new / "pack.toml").write_text(tomli_w.dumps(manifest), encoding="utf-8")
-            if folder.exists():
-                folder.rmdir()
-            os.rename(new, folder)
-    except OSError as error:
+            for problem in examine_manifest(new)[1]:
+                raise PackError(f"the pack would not be valid: {str(problem).replace(str(new), str(folder))}")
+            if folder.exists():  # empty: it may be somebody's working directory, and stays
+                for name in (*ROLES, "pack.toml"):
+                    os.rename(new / name, folder / name)
+            else:
+                os.rename(new, folder)
+    except (OSError, UnicodeEncodeError) as error:
         raise PackError(f"the pack {folder} could not be written: {error}") from None

@@ -60,12 +60,12 @@ class RoleJob:
     ) -> Request:
         """The request for it; overrides come before the pack's sampling options."""
         values = {"question": self.question} | ({} if self.knowledge is None else {"knowledge": self.knowledge})
-        special = engine.tokenizer.special_ids  # these are no part of a text: they stop it as tokens
+        special = engine.tokenizer.special_ids
         sampling = SamplingParams(
             **pack.sampling_for(self.role, overrides),
             seed=seed,
-            stop=[text for text in pack.stop if text not in special],
-            stop_token_ids=[special[text] for text in pack.stop if text in special],
+            stop=pack.stop,
+            stop_token_ids=[special[text] for text in pack.stop if text in special],  # which no text has in it
         )
         return Request(
             pack.roles[self.role].template.encode(engine.tokenizer, **values),

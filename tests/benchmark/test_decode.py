@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import torch
 
-from lorid_engine.benchmark.decode import DecodePlan, adapters_of_rows, measure_decode, rank_name
-from lorid_engine.cli import main
+from lorid_engine.benchmark.decode import SPREADS, DecodePlan, adapters_of_rows, measure_decode, rank_name, step_tokens
+from lorid_engine.cli import arguments, main
 from lorid_engine.cli.bench import panels
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.engine.options import EngineOptions
+from lorid_engine.engine.runner import page_bytes
 from lorid_engine.engine.tokenizer import Tokenizer
-from lorid_engine.errors import AdapterError, ConfigError
+from lorid_engine.errors import AdapterError, CapacityError, ConfigError
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.random_model import SHAPES, RandomTensors, number_tokenizer, random_adapter, shape_config
 from lorid_engine.plots import Panel, write_plot
@@ -37,7 +38,9 @@ TINY = {
 
 def random_engine(rows: int = 8) -> Engine:
     config = ModelConfig.from_raw(TINY)
-    options = EngineOptions(dtype="float32", max_batch_rows=rows, kv_memory=2**23)
+    options = EngineOptions(
+        "float32", max_batch_rows=rows, kv_memory=2**25, max_batch_tokens=max(512, step_tokens(rows))
+    )
     return Engine.from_tensors(RandomTensors(), config, Tokenizer(number_tokenizer(300), {}), options)
 
 
@@ -63,7 +66,7 @@ def test_every_cell_is_measured_with_its_rows_and_adapters() -> None:
         ranks=((0,), (3,), (1, 17)), batches=(1, 5), adapters=(4, 2), spread="uniform", prompt=20, new=6, runs=5
     )
     told: list[dict[str, Any]] = []
-    rows = measure_decode(lambda: counting.engine, plan, told.append)
+    rows = measure_decode(counting.engine, plan, told.append)
     assert rows == told and len(rows) == plan.cells == 2 + 4 + 4
     cells = [(row["rank"], row["adapters"], row["batch"]) for row in rows]
     assert cells[:4] == [(0, 0, 1), (0, 0, 5), (3, 2, 1), (3, 2, 5)] and cells[-1] == ("1+17", 4, 5)
@@ -73,7 +76,7 @@ def test_every_cell_is_measured_with_its_rows_and_adapters() -> None:
             1e3 * row["batch"] / row["ms_per_step"]
         )
     decodes = Counter((tokens, samples) for tokens, samples, _ in counting.steps if tokens == samples == 5)
-    assert decodes[5, 5] >= 5 * (5 + 1) * 6  # cells of 5 rows, runs and a first one, steps
+    assert decodes[5, 5] == 5 * (5 + 1) * 6  # cells of 5 rows, runs and a first one, steps
     used = {frozenset(slots) for tokens, samples, slots in counting.steps if tokens == samples == 5}
     assert used == {frozenset({-1}), frozenset({0, 1}), frozenset({0, 1, 2, 3})}
     assert counting.engine.stats().adapters == () and not counting.engine.has_unfinished_requests()
@@ -82,11 +85,29 @@ def test_every_cell_is_measured_with_its_rows_and_adapters() -> None:
 def test_prompts_are_fresh_for_prefill_and_shared_for_decode() -> None:
     engine = random_engine()
     plan = DecodePlan(ranks=((0,),), batches=(4,), adapters=(1,), prompt=40, new=3, runs=5)
-    measure_decode(lambda: engine, plan)
+    measure_decode(engine, plan)
     stats = engine.stats()
-    whole_pages = 32  # of the 40 tokens
-    assert stats.cached_prompt_tokens == 0 or stats.cached_prompt_tokens % whole_pages == 0
-    assert stats.prompt_tokens >= 4 * 39 * 6  # every prefill computed its prompts anew
+    fresh, begun = 4 * 39, 4 * 7  # of 40 tokens the last draws; 32 of them fill pages that the decode run finds
+    assert stats.prompt_tokens == 6 * (fresh + begun) and stats.generated_tokens == 6 * 4 * (1 + 1 + 3)
+
+
+@pytest.mark.parametrize("batch", [128, 300])
+def test_all_rows_of_a_large_batch_begin_together(batch: int) -> None:
+    """Each with the whole last page of its prompt."""
+    counting = Counting(random_engine(rows=batch))
+    plan = DecodePlan(ranks=((0,),), batches=(batch,), adapters=(1,), prompt=32, new=2, runs=1)
+    measure_decode(counting.engine, plan)
+    assert sum(tokens == samples == batch for tokens, samples, _ in counting.steps) == 2 * 2
+    assert sum(samples == batch for _, samples, _ in counting.steps) == 2 * (2 + 1)
+
+
+def test_too_few_pages_are_told() -> None:
+    config = ModelConfig.from_raw(TINY)
+    few = EngineOptions(dtype="float32", max_batch_rows=8, kv_memory=16 * page_bytes(config, torch.float32))
+    engine = Engine.from_tensors(RandomTensors(), config, Tokenizer(number_tokenizer(300), {}), few)
+    with pytest.raises(CapacityError, match="needs more KV pages"):
+        measure_decode(engine, DecodePlan(ranks=((0,),), batches=(8,), adapters=(1,), prompt=30, new=8, runs=1))
+    assert not engine.has_unfinished_requests()
 
 
 @pytest.mark.parametrize("spread", ["uniform", "zipf", "ir-dr"])
@@ -113,6 +134,7 @@ def test_spreads(spread: str) -> None:
         {"ranks": ((0, 16),)},
         {"ranks": ((),)},
         {"ranks": ((5000,),)},
+        {"ranks": ((8, 16),), "adapters": (1, 2)},
         {"prompt": 0},
         {"runs": 0},
     ],
@@ -155,6 +177,10 @@ def test_adapters_in_memory_are_checked(tmp_path: Path) -> None:
         random_adapter("x", engine.config, 4, ("qkv",), seed=0)
 
 
+def test_the_command_knows_all_shapes_and_spreads() -> None:
+    assert (arguments.SHAPES, arguments.SPREADS) == (SHAPES, SPREADS)
+
+
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes(name: str) -> None:
     config = shape_config(name)
@@ -176,7 +202,7 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_the_command(tiny_base: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    command = ["bench", "decode", "--base", tiny_base, "--dtype", "float32", "--batch", "1,3", "--adapters", "1,3"]
+    command = ["bench", "decode", "--base", tiny_base, "--dtype", "float32", "--batch", "1,3", "--adapters", "2,3"]
     command += ["--rank", "0,2+9", "--prompt", "20", "--new", "3", "--threads", "1", "--spread", "ir-dr"]
     plot = tmp_path / "plot.svg"
     assert main([*command, "--json", "--plot", str(plot)]) == 0
@@ -216,6 +242,7 @@ def test_plots_are_written(tmp_path: Path, suffix: str) -> None:
         (["--rank", "0+16"], "rank must be 0"),
         (["--prompt", "600", "--base", "BASE"], "pass the base's context of 512 tokens"),
         (["--targets", "lm_head", "--rank", "4", "--base", "BASE"], "there is no projection 'lm_head'"),
+        (["--revision", "v1"], "which --base names"),
         (["--base", "nowhere"], "nowhere has no config.json"),
     ],
 )
@@ -229,7 +256,7 @@ def test_mistakes_are_one_line(
 
 
 def test_options_that_argparse_refuses(capsys: pytest.CaptureFixture) -> None:
-    for arguments in (
+    for given in (
         ["--rank", "x"],
         ["--batch", "1,0"],
         ["--runs", "4"],
@@ -237,5 +264,5 @@ def test_options_that_argparse_refuses(capsys: pytest.CaptureFixture) -> None:
         ["--random-shape", "gpt"],
     ):
         with pytest.raises(SystemExit) as stopped:
-            main(["bench", "decode", *arguments])
+            main(["bench", "decode", *given])
         assert stopped.value.code == 2 and capsys.readouterr().err.count("\n") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from lorid_engine.errors import DataError
 from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
@@ -59,7 +61,9 @@ class Watching:
 
 
 def results_file(path: Path, pack: Pack, config: SolverConfig = CONFIG) -> ResultsFile:
-    return ResultsFile(path, evaluation_settings(problems(), pack, config, None, "float32"), {})
+    return ResultsFile(
+        path, evaluation_settings(problems(), pack, pack.base.path, config, None, "float32", "scalar"), {}
+    )
 
 
 def evaluate(path: Path, pack: Pack, watch: Watching, *, rows: int = 16, config: SolverConfig = CONFIG) -> ResultsFile:
@@ -71,7 +75,7 @@ def evaluate(path: Path, pack: Pack, watch: Watching, *, rows: int = 16, config:
 
 
 def report_of(results: ResultsFile) -> dict[str, Any]:
-    report = build_report(results.questions, results.greedy, results.samples, results.seconds.values())
+    report = build_report(results.questions, results.greedy, results.samples, results.seconds.values(), baselines=True)
     return {name: value for name, value in report.items() if name not in ("seconds", "tokens_per_second")}
 
 
@@ -125,6 +129,7 @@ def test_an_interrupted_evaluation_goes_on(pack: Pack, whole: ResultsFile, tmp_p
     assert report_of(results)["lorid"] == report_of(whole)["lorid"]
     assert report_of(results)["ir_vote"] == report_of(whole)["ir_vote"]
     assert report_of(results)["ir_ir"] == report_of(whole)["ir_ir"]
+    assert results.samples == whole.samples
 
 
 def test_a_complete_file_needs_no_solver(pack: Pack, whole: ResultsFile) -> None:
@@ -148,12 +153,40 @@ def test_other_settings(pack: Pack, whole: ResultsFile) -> None:
         results_file(whole.path, pack, replace(CONFIG, temperature=0.1))
 
 
+def test_another_base_is_refused_and_a_moved_one_is_not(pack: Pack, whole: ResultsFile, tmp_path: Path) -> None:
+    moved = load_pack(shutil.copytree(pack.folder, tmp_path / "moved"))
+    results_file(whole.path, moved).close()
+    weights = moved.base.path / "model.safetensors"  # type: ignore[union-attr]
+    tensors = load_file(weights)
+    save_file({name: tensor * 1.5 for name, tensor in tensors.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(DataError, match="was started with base_sha256"):
+        results_file(whole.path, moved)
+
+
+def test_a_question_with_an_error_does_not_make_the_others_draw_more(pack: Pack, tmp_path: Path) -> None:
+    """Its pool is empty, and says nothing of what a sample costs."""
+    config = replace(CONFIG, max_rounds=12)
+    texts = [f"What is {k}?" for k in range(6)]
+
+    def pools(path: Path, texts: list[str]) -> list[int]:
+        given = ProblemSet("d", "0" * 64, tuple(Problem(k, text, "a") for k, text in enumerate(texts)), ())
+        settings = evaluation_settings(given, pack, pack.base.path, config, None, "float32", "x")  # type: ignore[union-attr]
+        with ResultsFile(path, settings, {}) as results:
+            Evaluation(given, results).run(Solver(make_engine(pack), pack, config), Watching(), baselines=True)
+            vote = Evaluation(given, results).report()["ir_vote"]
+            return [vote["samples"], len(vote["curve"])]
+
+    samples, drawn = pools(tmp_path / "a", texts)
+    with_error, drawn_with_error = pools(tmp_path / "b", [*texts, "long " * 200])
+    assert samples - 1 <= with_error <= samples + 1 < 36 and drawn_with_error <= drawn + 2
+
+
 def test_the_page_is_whole_and_shows_text_as_text(whole: ResultsFile, tmp_path: Path) -> None:
     questions = {**whole.questions}
     hostile = "<script>alert(1)</script> & <b>\u2028\ud800"
     questions[0] = {**questions[0], "question": hostile, "answer": "<img src=x onerror=y>"}
     page = tmp_path / "r.html"
-    report = build_report(whole.questions, whole.greedy, whole.samples, [1.0])
+    report = build_report(whole.questions, whole.greedy, whole.samples, [1.0], baselines=True)
     write_page(page, report, whole.settings, {"processor": "<i>"}, questions)
     text = page.read_text()
     assert "<script" not in text and "<img" not in text and "&lt;script&gt;alert(1)" in text and "&lt;i&gt;" in text
@@ -168,7 +201,7 @@ def test_the_page_is_whole_and_shows_text_as_text(whole: ResultsFile, tmp_path: 
 def test_killed_and_gone_on_with(pack: Pack, tmp_path: Path) -> None:
     """kill -9 at some moment: what was finished is there, and the same command finishes the rest."""
     data, out = tmp_path / "d.jsonl", tmp_path / "r.jsonl"
-    data.write_text("".join(json.dumps({"input": f"What is {k}?", "target": k}) + "\n" for k in range(60)))
+    data.write_text("".join(json.dumps({"input": f"What is {k}?", "target": k}) + "\n" for k in range(300)))
     command = [sys.executable, "-m", "lorid_engine.cli", "eval", "--data", str(data), "--out", str(out), "--json"]
     command += ["--pack", str(pack.folder), "--dtype", "float32", "--max-rounds", "3", "--no-baselines"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -178,11 +211,11 @@ def test_killed_and_gone_on_with(pack: Pack, tmp_path: Path) -> None:
             os.kill(process.pid, signal.SIGKILL)
             break
         time.sleep(0.005)
-    process.wait()
+    assert process.wait() == -signal.SIGKILL
     before = out.read_bytes()
     kept = [json.loads(line) for line in before.split(b"\n")[:-1]]
     assert sum(record["record"] == "question" for record in kept) >= 3
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     report = json.loads(finished.stdout)
-    assert report["questions"] == 60 and "Going on" in finished.stderr
+    assert report["questions"] == 300 and "Going on" in finished.stderr
     assert out.read_bytes().startswith(before[: before.rfind(b"\n") + 1])

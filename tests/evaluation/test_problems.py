@@ -32,7 +32,9 @@ def row(number: int, **more: object) -> dict[str, object]:
         (43.0, "43"),
         (2.5, "2.5"),
         (-7, "-7"),
-        (10**30, str(10**30)),
+        (10**400, str(10**400)),
+        ("so $\\boxed{ x^{2} + 5 }$", "x^{2} + 5"),
+        ("\\boxed5", "5"),
     ],
 )
 def test_gold_answers(given: object, gold: str) -> None:
@@ -46,6 +48,7 @@ def test_gold_answers(given: object, gold: str) -> None:
         "  ",
         "so\n####  ",
         "\\boxed{",
+        "\\boxed{x^{2} + 5",
         None,
         True,
         ["7"],
@@ -117,6 +120,14 @@ def test_sources_that_give_nothing(tmp_path: Path) -> None:
         read_problems(str(tmp_path / "none.jsonl"))
     with pytest.raises(DataError, match="cannot be read: Is a directory"):
         read_problems(str(tmp_path))
+
+
+def test_a_file_that_is_missing_is_not_looked_for_on_a_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    for source in ("data/test", "other/test.jsonl"):
+        with pytest.raises(DataError, match=f"the data file {source} cannot be read"):
+            read_problems(source)
 
 
 def test_a_hub_s_data_set_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,7 +72,8 @@ def test_a_first_line_that_was_cut(tmp_path: Path) -> None:
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    opened(path).close()
+    with opened(path) as results:
+        results.append(question(0))
     before = path.read_bytes()
     with pytest.raises(DataError, match="was started with seed 0; this command has 1"):
         opened(path, seed=1)
@@ -90,6 +91,21 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
     assert path.read_text() == content
 
 
+def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for path in (tmp_path / "fifo", Path("/dev/full"), Path("/dev/null")):
+        with pytest.raises(DataError, match="must be a file"):
+            opened(path)
+
+
+def test_a_file_without_findings_may_begin_again(tmp_path: Path) -> None:
+    opened(tmp_path / "r.jsonl").close()
+    with opened(tmp_path / "r.jsonl", seed=1) as results:
+        results.append(question(0))
+    with pytest.raises(DataError, match="was started with seed 1; this command has 0"):
+        opened(tmp_path / "r.jsonl")
+
+
 def test_damaged_records_are_named_by_line(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     with opened(path) as results:
@@ -103,6 +119,13 @@ def test_damaged_records_are_named_by_line(tmp_path: Path) -> None:
         (json.dumps({**same, "index": "0"}), "its index is missing or of the wrong type"),
         (json.dumps({**samples(0, 5, 1), "at": 1.0, "run": 1}), "do not follow those before"),
         ('{"record": "else"}', "its kind is 'else'"),
+        (json.dumps({**same, "index": 7, "trace": [5]}), "line 5: this is no record"),
+        (json.dumps({**same, "index": 7, "trace": [{"ir": {"answer": 5, "tokens": 1}, "kg": {}, "dr": {}}]}), "line 5"),
+        (json.dumps({**same, "index": 7, "tokens": 10**400}), "its tokens is out of range"),
+        (json.dumps({**samples(0, 1, 1), "samples": [{}], "at": 1.0, "run": 1}), "line 5: this is no record"),
+        ('{"record": ["run"]}', "its kind is"),
+        (json.dumps({**same, "index": 7, "run": [1]}), "its run is missing or of the wrong type"),
+        (json.dumps({**same, "index": 7, "right": None}), "its right is missing or of the wrong type"),
     ):
         path.write_text(good + bad + "\n")
         with pytest.raises(DataError, match=message):

@@ -10,10 +10,11 @@ import pytest
 
 from lorid_engine.evaluation.scores import (
     IrSample,
+    agreement_curve,
     build_report,
     interval,
-    ir_agreement_curve,
     is_right,
+    replay_ir,
     samples_so_far,
     solver_curve,
     vote_tokens,
@@ -53,10 +54,10 @@ def greedy(index: int, ir: str, dr: str) -> dict[str, Any]:
     return {"ir": {"answer": ir, "tokens": 4}, "kg": {"tokens": 4}, "dr": {"answer": dr, "tokens": 4}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
     answers = {0: greedy(0, "7", "7"), 1: greedy(1, "8", "1"), 2: greedy(2, "1", "1"), 3: greedy(3, "1", "1")}
-    return build_report(QUESTIONS, answers, SAMPLES, [3.0, 7.0])
+    return build_report(QUESTIONS, answers, SAMPLES, [3.0, 7.0], baselines=True)
 
 
 def test_the_three_scores(report: dict[str, Any]) -> None:
@@ -98,33 +99,67 @@ def test_the_vote_has_equally_many_samples_within_the_solver_s_tokens(report: di
 
 def test_ir_ir_agreement(report: dict[str, Any]) -> None:
     pools = {index: samples_so_far(QUESTIONS[index], SAMPLES[index]) for index in QUESTIONS}
-    curve = ir_agreement_curve(QUESTIONS, pools)
+    curve = agreement_curve({index: replay_ir(pool, QUESTIONS[index]["gold"]) for index, pool in pools.items()})
     # 0: 7 and 7. 1: 1 and 2, then 8 and 8. 2: 9 and nothing, 9 and 1, 1 and 1. 3: 5 and 6, 3 and 3.
     assert [len(curve.outcomes[index]) for index in QUESTIONS] == [1, 2, 3, 2]
-    assert not curve.undecided and curve.tokens == [20, (20 + 40 * 3) / 4, (20 + 40 + 60 + 40) / 4]
+    assert not curve.undecided and curve.tokens == (20, (20 + 40 * 3) / 4, (20 + 40 + 60 + 40) / 4)
     twice = report["ir_ir"]
     assert twice["rounds_at_most"] == 3 and twice["agreed"] == 1 and twice["accuracy"]["strict"]["value"] == 2 / 4
 
 
 def test_undecided_questions_bound_the_curve() -> None:
-    questions = {0: record(0, "1", ("1", "2"), agreed=False, answer="1"), 1: QUESTIONS[0]}
     pools = {0: [IrSample("1", 10), IrSample("2", 10)], 1: [IrSample("7", 10)] * 8}
-    curve = ir_agreement_curve(questions, pools)
+    curve = agreement_curve({index: replay_ir(pool, "7") for index, pool in pools.items()})
     assert curve.undecided == {0: 1} and len(curve.tokens) == 1
+    none = agreement_curve({0: [], 1: replay_ir(pools[1], "7")})
+    assert none.undecided == {0: 0} and none.tokens == ()
 
 
-def test_a_question_with_an_error_is_wrong_and_bounds_nothing() -> None:
-    failed = {**record(5, "1", agreed=False, answer=None), "error": "too long"}
+def test_the_budget_cuts_both_baselines() -> None:
+    """LoRID costs 30 tokens a question: three IR samples of 10 tokens, and one round of two."""
+    questions = {
+        0: record(0, "7", ("1", "1"), agreed=True, answer="1"),
+        1: record(1, "8", ("8", "8"), agreed=True, answer="8"),
+    }
+    samples = {
+        0: [{"answer": answer, "tokens": 10} for answer in ("2", "2", "7", "7", "7", "7")],
+        1: [{"answer": answer, "tokens": 10} for answer in ("3", "3", "8", "8", "8", "8")],
+    }
+    report = build_report(questions, {0: greedy(0, "7", "7"), 1: greedy(1, "8", "8")}, samples, [1.0], baselines=True)
+    vote, twice = report["ir_vote"], report["ir_ir"]
+    # Three samples: 1, 2, 2 and 8, 3, 3: none right, though seven would be right twice.
+    assert vote["samples"] == 3 and vote["accuracy"]["value"] == 0 and vote["curve"][-1]["accuracy"] == 1
+    assert vote["tokens_per_question"] == 30 < vote["curve"][3]["tokens"] and vote["reached_budget"]
+    # One round: 1 and 2, 8 and 3; in a tie the second stream's answer comes first, as DR's does.
+    assert twice["rounds_at_most"] == 1 and twice["agreed"] == 0 and twice["accuracy"]["fallback"]["value"] == 0
+    assert twice["tokens_per_question"] == 20 <= 30 < twice["curve"][1]["tokens"] and twice["reached_budget"]
+
+
+def test_baselines_that_end_below_the_budget_say_so(report: dict[str, Any]) -> None:
+    assert not report["ir_vote"]["reached_budget"] and not report["ir_ir"]["reached_budget"]
+
+
+@pytest.mark.parametrize("rounds", [(), (("1", "2"), ("1", None))])
+def test_a_question_with_an_error_is_wrong_and_bounds_nothing(rounds: tuple) -> None:
+    """Also where the rounds before it had a right answer: nothing was returned."""
+    failed = {**record(5, "1", *rounds, agreed=False, answer=None), "error": "too long"}
     questions = {**QUESTIONS, 5: failed}
     assert len(solver_curve(questions).tokens) == 3
-    report = build_report(questions, {}, {}, [1.0])
+    report = build_report(questions, {}, {}, [1.0], baselines=False)
     assert report["errors"] == 1 and report["lorid"]["accuracy"]["fallback"]["value"] == 2 / 5
-    assert report["lorid"]["rounds_histogram"] == {"1": 1, "2": 1, "3": 2} and "ir_vote" not in report
+    assert report["lorid"]["curve"][0]["fallback"] == 2 / 5
+    assert report["lorid"]["rounds_histogram"] == {"1": 1, "2": 1, "3": 2} and report["lorid"]["mean_rounds"] == 9 / 4
 
 
 def test_incomplete_baselines_are_left_out() -> None:
-    report = build_report(QUESTIONS, {0: greedy(0, "7", "7")}, {}, [1.0])
-    assert "ir_greedy" not in report and "ir_ir" not in report
+    report = build_report(QUESTIONS, {0: greedy(0, "7", "7")}, {0: SAMPLES[0]}, [1.0], baselines=False)
+    assert not {"ir_greedy", "ir_vote", "ir_ir"} & set(report)
+
+
+def test_nothing_but_errors() -> None:
+    failed = {0: {**record(0, "1", agreed=False, answer=None), "error": "too long"}}
+    report = build_report(failed, {0: greedy(0, "", "")}, {}, [1.0], baselines=True)
+    assert report["lorid"]["accuracy"]["fallback"]["value"] == 0 and "ir_vote" not in report
 
 
 def test_the_interval_is_a_bootstrap_over_questions() -> None:

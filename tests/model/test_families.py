@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,8 @@ from transformers import (
 
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.llama import llama_problems
+from lorid_engine.model.weights import Checkpoint
 from test_llama import Feeder, expect_logits, feed_all, make_runner, token_list
 from tiny_models import adapted_model, reference_model, save_adapter
 
@@ -160,3 +163,14 @@ def test_bits_do_not_depend_on_chunks_or_company(tmp_path: Path, isa: str, dtype
     for begin, end in zip([0, 1, 17, 256, 262], [1, 17, 256, 262, 300], strict=True):
         pieces.append(feeder.step({1: token_list(9, seed=end), 0: tokens[begin:end]})[0])
     assert np.array_equal(np.concatenate(pieces).view(np.int32), alone.view(np.int32))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_headers_tell_whether_a_checkpoint_fits(tmp_path: Path, name: str) -> None:
+    folder = save_model(tmp_path / "model", MODELS[name])
+    config = ModelConfig.from_folder(folder)
+    assert llama_problems(Checkpoint(folder), config) == []
+    wider = replace(config, intermediate_size=config.intermediate_size + 1, num_layers=config.num_layers + 1)
+    wrong = "\n".join(llama_problems(Checkpoint(folder), replace(wider, windows=(), rotated=())))
+    for part in ("layers.0.mlp.up_proj.weight must have shape [81, 48]; got [80, 48]", "no tensor model.layers.3.mlp"):
+        assert part in wrong

@@ -25,7 +25,9 @@ def draw(
     engine: Engine, pack: Pack, question: str, role: str, round: int, seed: int, **values: str
 ) -> tuple[str, tuple]:
     """One sample; a rationale ends with its first complete answer line."""
-    options = {**pack.sampling_for(role), "seed": seed, "stop": pack.stop}
+    special = engine.tokenizer.special_ids
+    tokens = [special[text] for text in pack.stop if text in special]
+    options = {**pack.sampling_for(role), "seed": seed, "stop": pack.stop, "stop_token_ids": tokens}
     prompt = pack.roles[role].template.encode(engine.tokenizer, question=question, **values)
     key = request_key(question, role, round)
     request = Request(prompt, adapter=role, sampling=SamplingParams(**options), key=key)

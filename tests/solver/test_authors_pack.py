@@ -17,7 +17,7 @@ from lorid_engine.errors import PackError
 from lorid_engine.solver import authors_pack, load_pack
 from lorid_engine.solver.answers import extract
 from lorid_engine.solver.authors_pack import import_authors_pack
-from lorid_engine.solver.authors_repository import answer_pattern, read_role_texts
+from lorid_engine.solver.authors_repository import answer_pattern, find_example, read_role_texts
 from lorid_engine.solver.base_source import FolderSource, HubSource
 from lorid_engine.solver.pack_check import check_pack
 from lorid_engine.solver.role_requests import RoleJob
@@ -177,7 +177,7 @@ def test_released_adapters_come_from_the_hub(
         return folder
 
     monkeypatch.setattr(authors_pack, "hub_adapter", hub)
-    import_authors_pack(clone, tmp_path / "pack", base=str(base), dataset="math", example="mistral")
+    import_authors_pack(clone, tmp_path / "pack", base="mistralai/Mistral-7B-v0.1", dataset="math")
     assert asked == [f"LoRID-Math/MATH-Mistral-7B-{role}" for role in ("IR", "KG", "DR")]
     assert "31.6 % of MATH" in (load_pack(tmp_path / "pack").accuracy or "")
 
@@ -232,6 +232,48 @@ def test_prompts_are_read_and_never_evaluated(tmp_path: Path, expression: str) -
     path = copy / "src" / "train.py"
     path.write_text(path.read_text().replace('input_str = item["question"]', f"input_str = {expression}"))
     with pytest.raises(PackError, match=r"line 9: a prompt is put together in a way that is not understood"):
+        read_role_texts(copy, "gsm8k")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'input_str += "more"',
+        'input_str: str = "other"',
+        'instruction = input_str = "other"',
+        "if tqdm:\n            instruction = 'x'",
+    ],
+)
+def test_texts_that_are_set_in_other_ways_are_refused(tmp_path: Path, statement: str) -> None:
+    copy = write_clone(tmp_path / "LoRID")
+    path = copy / "src" / "train.py"
+    known = 'input_str = item["question"]'
+    path.write_text(path.read_text().replace(known, f"{known}\n        {statement}"))
+    with pytest.raises(PackError, match="is set in a way that is not understood"):
+        read_role_texts(copy, "gsm8k")
+
+
+def test_an_incomplete_example_is_in_nobody_s_way(tmp_path: Path, base: Path) -> None:
+    copy = write_clone(tmp_path / "LoRID")
+    (copy / "examples" / "gsm8k" / "deepseek" / "train_IR.sh").unlink()
+    assert find_example(copy, "gsm8k", "meta-llama/Llama-2-7b-hf", None).name == "llama2"
+    with pytest.raises(PackError, match=r"train_IR\.sh is no file"):
+        find_example(copy, "gsm8k", str(base), "deepseek")
+
+
+def test_a_clone_cannot_reach_out_of_itself(tmp_path: Path) -> None:
+    copy = write_clone(tmp_path / "LoRID")
+    script = copy / "examples" / "gsm8k" / "llama2" / "train_IR.sh"
+    script.write_text(script.read_text().replace("save/adapter", "../../save"))
+    with pytest.raises(PackError, match=r"is not in the clone"):
+        find_example(copy, "gsm8k", "x", "llama2")
+    (copy / "src" / "train.py").unlink()
+    (copy / "src" / "train.py").symlink_to("/dev/zero")
+    with pytest.raises(PackError, match="is no file"):
+        read_role_texts(copy, "gsm8k")
+    (copy / "src" / "train.py").unlink()
+    (copy / "src" / "train.py").write_text("#" * (2 << 20))
+    with pytest.raises(PackError, match="is larger than any script"):
         read_role_texts(copy, "gsm8k")
 
 

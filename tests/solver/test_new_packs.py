@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from lorid_engine.errors import PackError
@@ -37,6 +39,15 @@ def problems(folder: Path) -> dict[str, list[str]]:
     for finding in check_pack(folder, folder / "cache"):
         found.setdefault(finding.what, []).extend([finding.problem] if finding.problem else [])
     return {what: wrong for what, wrong in found.items() if wrong}
+
+
+def change_weights(base: Path, name: str, tensor: torch.Tensor | None) -> None:
+    """Replaces a tensor of the base, or takes it out."""
+    tensors = load_file(base / "model.safetensors")
+    del tensors[name]
+    if tensor is not None:
+        tensors[name] = tensor
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
 
 
 def edit(folder: Path, old: str, new: str) -> None:
@@ -107,6 +118,9 @@ def test_prompts_and_answers_that_pass_the_context(pack: Path) -> None:
         (lambda base: (base / "config.json").write_text("{"), "cannot be read as JSON"),
         (lambda base: (base / "tokenizer.json").unlink(), "tokenizer"),
         (lambda base: (base / "model.safetensors").write_bytes(b"cut"), "no complete safetensors file"),
+        (lambda base: change_weights(base, "model.norm.weight", None), "has no tensor model.norm.weight"),
+        (lambda base: change_weights(base, "model.norm.weight", torch.ones(3)), "must have shape [48]; got [3]"),
+        (lambda base: change_weights(base, "model.norm.weight", torch.ones(48).long()), "got I64"),
     ],
 )
 def test_bases_that_cannot_be_used(pack: Path, spoil: object, message: str) -> None:
@@ -114,32 +128,52 @@ def test_bases_that_cannot_be_used(pack: Path, spoil: object, message: str) -> N
     assert message in problems(pack)["base"][0]
 
 
-def test_a_new_pack_asks_in_the_base_s_chat_template(made: Path, tmp_path: Path) -> None:
-    base = Path(shutil.copytree(made / "base", tmp_path / "base"))
+def with_tokens(made: Path, folder: Path, *tokens: str) -> Path:
+    """The tiny base with more special tokens."""
+    base = Path(shutil.copytree(made / "base", folder))
     tokenizer = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = (
-        "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>{% endfor %}"
-        "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
-    )
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.chat_template = "{% for i in range(10**9) %}{% for j in range(10**9) %}{% endfor %}{% endfor %}"
     tokenizer.save_pretrained(base)
-    made_of = start_pack(tmp_path / "new", str(base), {role: made / role for role in ROLES})
-    assert made_of == "the base's chat template"
+    return base
+
+
+def test_a_new_pack_asks_in_turns_of_a_chat_that_the_base_knows(made: Path, tmp_path: Path) -> None:
+    """And never runs the base's chat template, which is a program: this one would not end."""
+    base = with_tokens(made, tmp_path / "base", "<|im_start|>", "<|im_end|>")
+    assert "turns of ChatML" in start_pack(tmp_path / "new", str(base), {role: made / role for role in ROLES})
     pack = load_pack(tmp_path / "new")
-    assert pack.roles["ir"].template.text.startswith("<|start|>user\nSolve") and pack.name == "new"
-    assert pack.roles["dr"].template.text.endswith("{knowledge}<|end|><|start|>assistant\n")
+    assert pack.roles["ir"].template.text.startswith("<|im_start|>user\nSolve") and pack.name == "new"
+    assert pack.roles["dr"].template.text.endswith("{knowledge}<|im_end|>\n<|im_start|>assistant\n")
+    assert pack.stop == ("<|im_end|>",)
     edit(tmp_path / "new", "max_tokens = 1024", "max_tokens = 40")
     assert problems(tmp_path / "new") == {}
 
 
-def test_a_new_pack_on_a_base_without_a_chat_template(made: Path, tmp_path: Path) -> None:
-    assert "no chat template" in start_pack(tmp_path / "new", str(made / "base"), {role: made / role for role in ROLES})
-    assert load_pack(tmp_path / "new").roles["kg"].template.text.startswith("List the general rules")
+def test_a_new_pack_on_a_base_without_chat(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert "plain text" in start_pack(Path("."), str(made / "base"), {role: made / role for role in ROLES})
+    pack = load_pack(tmp_path / "here")
+    assert pack.roles["kg"].template.text.startswith("List the general rules") and pack.name == "here"
 
 
-def test_a_chat_template_is_data_of_the_base_and_may_be_broken(made: Path, tmp_path: Path) -> None:
-    base = Path(shutil.copytree(made / "base", tmp_path / "base"))
-    (base / "chat_template.jinja").write_text("{{ messages[7].content | nothing }}")
-    assert "cannot be used" in start_pack(tmp_path / "new", str(base), {role: made / role for role in ROLES})
+def test_stop_strings_that_the_base_has_not(pack: Path) -> None:
+    edit(pack, "pattern = '([a-zA-Z0-9])'", "pattern = '([a-zA-Z0-9])'\nstop = ['<|im_end|>', '###']")
+    assert "answer.stop has <|im_end|>, which is no special token" in problems(pack)["stop strings"][0]
+
+
+@pytest.mark.parametrize("pattern", ["(a{99999999999999999999})", "(" * 5000 + ")" * 5000])
+def test_patterns_that_no_system_can_take(pack: Path, pattern: str) -> None:
+    edit(pack, "([a-zA-Z0-9])", pattern)
+    assert problems(pack)["manifest"]
+
+
+@pytest.mark.parametrize("path", ["~nosuchuser/x", "x" * 5000])
+def test_paths_that_no_system_can_take(pack: Path, path: str) -> None:
+    edit(pack, "path = 'base'", f"path = '{path}'")
+    wrong = problems(pack)
+    assert wrong.get("manifest") or wrong.get("base")
 
 
 def test_places_and_adapters_that_cannot_be_used(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +192,21 @@ def test_places_and_adapters_that_cannot_be_used(made: Path, tmp_path: Path, mon
     with pytest.raises(PackError, match="No space left"):
         start_pack(tmp_path / "new", str(made / "base"), adapters)
     assert not any(path.name != "base" for path in tmp_path.iterdir())
+
+
+def test_packs_that_would_not_be_valid_are_not_written(made: Path, tmp_path: Path) -> None:
+    adapters = {role: made / role for role in ROLES}
+    for prompt, message in (
+        ("{question} {answer}", "placeholder {answer}"),
+        ("\ud800 {question}", "could not be written"),
+    ):
+        roles = {role: {"adapter": role, "prompt": prompt} for role in ROLES}
+        manifest = {"name": "x", "base": {"path": str(made / "base")}, "roles": roles}
+        with pytest.raises(PackError, match=message):
+            write_pack(tmp_path / "new", manifest, adapters)
+    with pytest.raises(PackError, match="~nosuchuser/x cannot be found"):
+        start_pack(tmp_path / "new", "~nosuchuser/x", adapters)
+    assert not list(tmp_path.iterdir())
 
 
 def test_text_survives_the_manifest(made: Path, tmp_path: Path) -> None:

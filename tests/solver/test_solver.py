@@ -6,13 +6,15 @@ import itertools
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lorid_engine.engine import Request
 from lorid_engine.errors import AdapterError, CapacityError, ConfigError, RequestError
 from lorid_engine.solver import RoundEvent, Solution, Solver, SolverConfig, TextEvent
 from lorid_engine.solver.agreement import Agreement
 from lorid_engine.solver.pack import Pack
-from lorid_engine.solver.role_requests import complete_answer, request_key
+from lorid_engine.solver.role_requests import RoleJob, complete_answer, request_key
 from sequential_oracle import Expected, judge, sequential_solve
 from tiny_pack import make_engine, make_pack
 
@@ -264,6 +266,13 @@ def test_ties_by_hand() -> None:
     assert Agreement().most_voted() is None
 
 
+def test_stop_strings_that_are_special_tokens_stop_as_tokens(pack: Pack) -> None:
+    engine = make_engine(pack)
+    params = RoleJob("a?", "ir", 1).request(engine, replace(pack, stop=("<|start|>", "###")), 0, {}).sampling
+    assert params.stop_token_ids == (engine.tokenizer.special_ids["<|start|>"],)
+    assert params.stop == ("<|start|>", "###")  # a model may spell it in letters, too
+
+
 def test_complete_answer_lines() -> None:
     pattern = "#### (.+)"
     assert complete_answer("so\n#### 72", pattern) is None
@@ -276,3 +285,27 @@ def test_keys_cannot_collide() -> None:
     assert request_key("a", "ir", 1) != request_key("a", "ir", 11) != request_key("a1:", "ir", 1)
     assert request_key("q2:ir", "ir", 1) != request_key("q", "ir", 1)
     assert request_key("\ud800", "ir", 1) != request_key("?", "ir", 1)
+
+
+def test_answers_that_say_nothing_agree_with_nothing() -> None:
+    """ "?" and "n/a" are equivalent to no answer, themselves included."""
+    agreement = Agreement()
+    assert agreement.add_round(1, "?", "?") is None and agreement.agreed_answers() == ()
+    assert agreement.add_round(2, "?", "5") is None
+    assert agreement.add_round(3, "n/a", "6") is None and agreement.most_voted() == "5"
+    assert agreement.add_round(4, "5", None) == "5" and agreement.agreed_answers() == ("5",)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(*[st.sampled_from(["1", "1.0", "2", "$2", "1/2", "0.5", "?", "n/a", "x", None])] * 2), max_size=8
+    )
+)
+def test_agreement_is_the_rule_written_the_long_way(rounds: list[tuple[str | None, str | None]]) -> None:
+    agreement, ir, dr = Agreement(), [], []
+    for number, answers in enumerate(rounds, start=1):
+        agreed = agreement.add_round(number, *answers)
+        ir.append(answers[0])
+        dr.append(answers[1])
+        assert (agreement.most_voted() if agreed is None else agreed, agreed is not None) == judge(ir, dr)
