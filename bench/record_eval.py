@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("report", type=Path)
     parser.add_argument("--out", type=Path, default=Path("bench/results/gsm8k-eval"))
+    parser.add_argument("--note", help="what else a reader should know of the run")
     options = parser.parse_args()
     report = json.loads(options.report.read_text())
     settings, lorid = report["settings"], report["lorid"]
@@ -31,9 +32,10 @@ def main() -> None:
         f"a question, {100 * lorid['agreed']:.1f} % agree. Questions by rounds: {histogram}.",
         f"\n`{report['command']}`",
         f"\n{about}",
+        *([f"\n{options.note}"] if options.note else []),
     ]
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n")
+    options.out.with_suffix(".json").write_text(json.dumps({"note": options.note, **report}, indent=1) + "\n")
     options.out.with_suffix(".md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 
