@@ -1,18 +1,19 @@
 """Decode and prefill speed over ranks and adapters, and against transformers + PEFT's mixed batch, in one run.
 
-    python bench/decode_speed.py [--out bench/results/decode]
+    python bench/decode_speed.py [--parts ranks,adapters,peft] [--out bench/results/decode]
 
 The default pack's base in bfloat16 with random adapters of q_proj and v_proj; prompt 128, decode 48, half of the rows each of two
-adapters. PEFT runs the same base, rows and adapters' shapes through generate(adapter_names=...), after ours of each cell, once with two
-tokens to warm up and then as often as ours.
+adapters. PEFT runs the same base, rows and adapters' shapes through generate(adapter_names=...), after ours of each cell. Each part is
+written as soon as it is measured; the other parts of an earlier run stay.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.packs import load_pack
 
 PROMPT, NEW, TARGETS = 128, 48, ["q_proj", "v_proj"]
-RANKS, BATCHES, PEFT_RANKS = (0, 16, 64, 512), (1, 2, 8, 32), (16, 512)
+RANKS, BATCHES = (0, 16, 64, 512), (1, 2, 8, 32)
 
 
 def peft_model(folder: Path, rank: int) -> PeftModel:
@@ -51,20 +52,20 @@ def measure_peft(model: PeftModel, batch: int, runs: int) -> dict[str, float]:
     ids = torch.randint(0, model.config.vocab_size, (batch, PROMPT))
     names = ["ir" if row % 2 == 0 else "dr" for row in range(batch)]
 
-    def seconds(new: int) -> float:
+    def seconds(new: int, rows: int = batch) -> float:
         start = time.perf_counter()
         with torch.inference_mode():
             model.generate(
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
+                input_ids=ids[:rows],
+                attention_mask=torch.ones_like(ids[:rows]),
                 max_new_tokens=new,
                 min_new_tokens=new,
                 do_sample=False,
-                adapter_names=names,
+                adapter_names=names[:rows],
             )
         return time.perf_counter() - start
 
-    seconds(2)
+    seconds(2, rows=2)  # warms up
     pairs = [(seconds(1), seconds(1 + NEW)) for _ in range(runs)]
     step = statistics.median((long - short) / NEW for short, long in pairs)
     prefill = statistics.median(short for short, _ in pairs)
@@ -91,77 +92,76 @@ def over_adapters(engine: Engine) -> list[dict[str, Any]]:
     return [row for plan in (same, mixed) for row in measure_decode(engine, plan, print)]
 
 
-def against_peft(engine: Engine, folder: Path, runs: int) -> list[dict[str, Any]]:
+def against_peft(engine: Engine, folder: Path, ranks: Sequence[int], runs: int) -> list[dict[str, Any]]:
     """Ours and PEFT's mixed batch, cell by cell."""
     rows = []
-    for rank in PEFT_RANKS:
+    for rank in ranks:
         model = peft_model(folder, rank)
         for batch in BATCHES[1:]:
             plan = DecodePlan(ranks=((rank,),), batches=(batch,), spread="ir-dr", prompt=PROMPT, new=NEW)
             (ours,) = measure_decode(engine, plan)
             theirs = measure_peft(model, batch, runs)
-            rows.append({"rank": rank, "batch": batch, "ours": ours, "peft": theirs})
+            rows.append({"rank": rank, "batch": batch, "ours": ours, "peft": {**theirs, "runs": runs}})
             print(rows[-1])
         del model
     return rows
 
 
-def _ratio(row: dict[str, Any], key: str) -> str:
-    return f"{row['ours'][key] / row['peft'][key]:.2f}x"
+def _tables(parts: dict[str, Any], plot: str) -> Iterator[str]:
+    """The parts that there are, in Markdown."""
+    if rows := parts.get("ranks"):
+        yield "Two adapters, half of the rows each (medians of 5 runs):\n"
+        header = ("rank", "rows", "ms a step", "lowest to highest", "tokens/s", "prefill tokens/s")
+        yield table(header, [_rank_row(row) for row in rows])
+    if rows := parts.get("adapters"):
+        yield f"\n32 rows over more adapters, in turn ([plot]({plot}); medians of 5 runs):\n"
+        header = ("rank", "adapters loaded", "ms a step", "lowest to highest", "tokens/s")
+        yield table(header, [(row["rank"], row["adapters"], *_rank_row(row)[2:5]) for row in rows])
+    if rows := parts.get("peft"):
+        runs = rows[0]["peft"]["runs"]
+        yield f"\nAgainst transformers + PEFT, `generate(adapter_names=...)`, tokens/s (medians of 5 and of {runs} runs):\n"
+        header = ("rank", "rows", "ours", "PEFT", "", "prefill ours", "PEFT", "")
+        yield table(header, [_peft_row(row) for row in rows])
+
+
+def _rank_row(row: dict[str, Any]) -> tuple[object, ...]:
+    span = " to ".join(f"{value:.2f}" for value in row["ms_per_step_range"])
+    step = f"{row['ms_per_step']:.2f}"
+    return row["rank"], row["batch"], step, span, f"{row['tok_s']:.0f}", f"{row['prefill_tok_s']:.0f}"
+
+
+def _peft_row(row: dict[str, Any]) -> tuple[object, ...]:
+    cells: list[object] = [row["rank"], row["batch"]]
+    for key in ("tok_s", "prefill_tok_s"):
+        ours, theirs = row["ours"][key], row["peft"][key]
+        cells += [f"{ours:.0f}", f"{theirs:.0f}", f"{ours / theirs:.2f}x"]
+    return tuple(cells)
 
 
 def main() -> None:
-    """Measures all of it and writes the result."""
+    """Measures the parts that are asked for, and writes each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default="ranks,adapters,peft")
     parser.add_argument("--out", type=Path, default=Path("bench/results/decode"))
+    parser.add_argument("--peft-ranks", default="16,512")
     parser.add_argument("--peft-runs", type=int, default=5)
     options = parser.parse_args()
     folder = resolve_base(load_pack().base, env.cache_dir())
     engine = Engine(folder, max_batch_rows=max(BATCHES), max_batch_tokens=step_tokens(max(BATCHES)))
-    ranks, adapters = over_ranks(engine), over_adapters(engine)
-    peft = against_peft(engine, folder, options.peft_runs)
-    write_plot(options.out.with_suffix(".svg"), panels(adapters), "adapters loaded", "tokens/s")
-    number: Callable[[float], str] = lambda value: f"{value:.0f}"  # noqa: E731
-    parts = [
-        "Two adapters, half of the rows each (medians of 5 runs):\n",
-        table(
-            ("rank", "rows", "ms a step", "lowest to highest", "tokens/s", "prefill tokens/s"),
-            [
-                (
-                    row["rank"],
-                    row["batch"],
-                    f"{row['ms_per_step']:.2f}",
-                    " to ".join(f"{value:.2f}" for value in row["ms_per_step_range"]),
-                    number(row["tok_s"]),
-                    number(row["prefill_tok_s"]),
-                )
-                for row in ranks
-            ],
-        ),
-        f"\n32 rows over more adapters, in turn ([plot]({options.out.name}.svg)):\n",
-        table(
-            ("rank", "adapters loaded", "ms a step", "tokens/s"),
-            [(row["rank"], row["adapters"], f"{row['ms_per_step']:.2f}", number(row["tok_s"])) for row in adapters],
-        ),
-        f"\nAgainst transformers + PEFT, `generate(adapter_names=...)`, tokens/s (medians of 5 and of {options.peft_runs} runs):\n",
-        table(
-            ("rank", "rows", "ours", "PEFT", "", "prefill ours", "PEFT", ""),
-            [
-                (
-                    row["rank"],
-                    row["batch"],
-                    number(row["ours"]["tok_s"]),
-                    number(row["peft"]["tok_s"]),
-                    _ratio(row, "tok_s"),
-                    number(row["ours"]["prefill_tok_s"]),
-                    number(row["peft"]["prefill_tok_s"]),
-                    _ratio(row, "prefill_tok_s"),
-                )
-                for row in peft
-            ],
-        ),
-    ]
-    write_result(options.out, {"ranks": ranks, "adapters": adapters, "peft": peft}, "\n".join(parts))
+    peft_ranks = [int(rank) for rank in options.peft_ranks.split(",")]
+    measures = {
+        "ranks": lambda: over_ranks(engine),
+        "adapters": lambda: over_adapters(engine),
+        "peft": lambda: against_peft(engine, folder, peft_ranks, options.peft_runs),
+    }
+    record = options.out.with_suffix(".json")
+    parts = json.loads(record.read_text()) if record.exists() else {}
+    for part in options.parts.split(","):
+        parts[part] = measures[part]()
+        kept = {name: parts[name] for name in measures if name in parts}
+        write_result(options.out, kept, "\n".join(_tables(kept, f"{options.out.name}.svg")))
+        if part == "adapters":
+            write_plot(options.out.with_suffix(".svg"), panels(parts[part]), "adapters loaded", "tokens/s")
 
 
 if __name__ == "__main__":
