@@ -58,7 +58,11 @@ have = [f"-DLORID_HAVE_{isa.upper()}=1" for isa in flags]
 setup(
     packages=[*find_packages(include=["lorid_engine", "lorid_engine.*"]), "lorid_kernels"],
     package_dir={"lorid_kernels": "kernels"},
-    package_data={"lorid_engine": ["py.typed"], "lorid_engine.solver": ["data/**/*"], "lorid_engine.evaluation": ["page.html"]},
+    package_data={
+        "lorid_engine": ["py.typed"],
+        "lorid_engine.solver": ["data/**/*"],
+        "lorid_engine.evaluation": ["page.html"],
+    },
     exclude_package_data={"lorid_kernels": [".gitkeep"]},
     libraries=[
         (

@@ -109,6 +109,7 @@ def against_peft(engine: Engine, folder: Path, ranks: Sequence[int], runs: int) 
 
 def _tables(parts: dict[str, Any], plot: str) -> Iterator[str]:
     """The parts that there are, in Markdown."""
+    yield "Each part is measured by `python bench/decode_speed.py --parts NAME` (ranks, adapters, peft); the command below is the last one.\n"
     if rows := parts.get("ranks"):
         yield "Two adapters, half of the rows each (medians of 5 runs):\n"
         header = ("rank", "rows", "ms a step", "lowest to highest", "tokens/s", "prefill tokens/s")
