@@ -1,8 +1,7 @@
-"""What every recorded result says of itself, and how questions are read."""
+"""What every recorded result says of itself, and which questions it is of."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import sys
@@ -10,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from lorid_engine.cli.doctor import machine_facts
+from lorid_engine.evaluation.problems import read_problems
 
 
 def read_questions(path: Path, limit: int) -> tuple[list[str], str]:
-    """The first questions of a file of JSON lines with a "question" each, and the file's SHA-256."""
-    data = path.read_bytes()
-    lines = data.decode("utf-8").splitlines()[:limit]
-    return [json.loads(line)["question"] for line in lines], hashlib.sha256(data).hexdigest()
+    """The first questions of a data file, and the file's SHA-256."""
+    found = read_problems(str(path), limit=limit)
+    return [problem.question for problem in found.problems], found.sha256
 
 
 def write_result(path: Path, result: dict[str, Any], table: str) -> None:

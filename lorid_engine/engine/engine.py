@@ -24,12 +24,7 @@ from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
 from lorid_engine.engine.text import TextStream
 from lorid_engine.engine.tokenizer import Tokenizer
-from lorid_engine.errors import (
-    AdapterError,
-    CapacityError,
-    LoridError,
-    RequestError,
-)
+from lorid_engine.errors import AdapterError, CapacityError, LoridError, RequestError
 from lorid_engine.model.adapters import LoraAdapter, check_adapter, load_adapter
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.weights import Checkpoint, TensorSource

@@ -70,11 +70,7 @@ def read_gold(value: object) -> str:
     if _MARK in value:
         gold = value.rsplit(_MARK, 1)[1]
     elif "\\boxed" in value:
-        gold = extract(value) or ""
-        if f"{{{gold}}}".replace(" ", "") not in value.replace(" ", "") and f"\\boxed{gold}" not in value.replace(
-            " ", ""
-        ):
-            raise _RowError("the gold answer in \\boxed is not closed")
+        gold = _boxed(value)
     else:
         gold = value
     gold = gold.strip()
@@ -84,6 +80,14 @@ def read_gold(value: object) -> str:
         raise _RowError(
             f'no gold answer can be read: a long one needs "{_MARK} ..." in its last line, or \\boxed{{...}}'
         )
+    return gold
+
+
+def _boxed(value: str) -> str:
+    """The contents of the last box; extract alone would look elsewhere where a box is not closed."""
+    gold, compact = extract(value) or "", value.replace(" ", "")
+    if f"{{{gold}}}".replace(" ", "") not in compact and f"\\boxed{gold}" not in compact:
+        raise _RowError("the gold answer in \\boxed is not closed")
     return gold
 
 

@@ -26,12 +26,10 @@ _KINDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "greedy": {"run": int, "at": float, "index": int, "ir": dict, "kg": dict, "dr": dict},
     "samples": {"run": int, "at": float, "index": int, "first": int, "samples": list},
 }
-
-
 _MOST = 1 << 53  # of any count
 
 
-def _check_counts(record: dict[str, Any]) -> None:
+def _check_texts(record: dict[str, Any]) -> None:
     """Raises ValueError if the texts in a record are not such that they can be scored."""
     texts: list[Any] = []
     for round in record.get("trace", []):
@@ -148,7 +146,7 @@ class ResultsFile:
         for name, types in _KINDS[kind].items():
             if not isinstance(record.get(name), types):
                 raise ValueError(f"its {name} is missing or of the wrong type")
-        _check_counts(record)
+        _check_texts(record)
         if kind == "run":
             self.runs.append(record)
             return
