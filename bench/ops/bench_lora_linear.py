@@ -1,35 +1,85 @@
-"""lora_linear against its parts and its reference, on SmolLM2's and Llama-2-7B's shapes."""
+"""lora_linear against torch: a linear, then a product with A and one with B for each segment."""
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import pytest
 import torch
+from pytest_benchmark.fixture import BenchmarkFixture
+from torch.nn.functional import linear
 
-from lorid_engine.ops import AdapterBank, SegmentPlan, lora_linear, pack_linear, use_backend
+from bench.ops.cases import LAYERS, LORA_LAYERS, RANKS, ROWS, LoraCase, brief, measure, num_bytes, random_weight
+from helpers import assert_close
+from lorid_engine.ops import AdapterBank, PackedLinear, lora_linear, pack_linear, use_backend
 
-SHAPES = {"smollm2": (576, 960), "llama-2-7b": (4096, 4096)}
+CHECKED_COLUMNS = 576  # in float64 all columns of Llama's layers would take seconds
+# 0 = base rows only, where torch in float32 is of interest too: not every processor multiplies bfloat16.
+CASES = [
+    *(
+        (layer, rank, implementation)
+        for layer in LORA_LAYERS
+        for rank in RANKS
+        for implementation in ("lorid", "torch")
+    ),
+    *((layer, 0, implementation) for layer in LAYERS for implementation in ("lorid", "torch", "torch float32")),
+]
 
 
-@pytest.mark.parametrize("rank", [0, 16, 64, 512])
-@pytest.mark.parametrize("rows", [2, 32])
-@pytest.mark.parametrize("shape", SHAPES)
-def bench_lora_linear(benchmark, shape: str, rows: int, rank: int) -> None:
-    """Half of the rows use one adapter, half another; rank 0 = base rows only."""
-    in_features, out_features = SHAPES[shape]
-    generator = torch.Generator().manual_seed(0)
+@functools.lru_cache(maxsize=1)
+def packed_weight(out_features: int, in_features: int) -> PackedLinear:
+    """random_weight, packed."""
+    return pack_linear(random_weight(out_features, in_features))
 
-    def random(*size: int) -> torch.Tensor:
-        return (torch.randn(*size, generator=generator) / size[-1] ** 0.5).bfloat16()
 
-    adapters = [(random(max(rank, 1), in_features), random(out_features, max(rank, 1)), 2.0) for _ in range(2)]
-    bank, weight, x = AdapterBank.from_tensors(adapters), random(out_features, in_features), random(rows, in_features)
-    slots = [0] * (rows // 2) + [1] * (rows - rows // 2)
-    plan, packed = SegmentPlan.from_slots(slots if rank else [-1] * rows), pack_linear(weight)
+def expected_columns(case: LoraCase, weight: torch.Tensor) -> tuple[torch.Tensor, int]:
+    """The reference's columns 0, step, 2 step, ..., and the step."""
+    step = -(-weight.shape[0] // CHECKED_COLUMNS)
+    some = weight[::step].contiguous()
+    bank = AdapterBank.from_tensors([(a, b[::step], scale) for a, b, scale in case.adapters])
     with use_backend("reference"):
-        expected = lora_linear(x, packed, bank, plan)
-    torch.testing.assert_close(lora_linear(x, packed, bank, plan), expected, rtol=0.02, atol=0.02)
-    benchmark.group = f"lora_linear {shape} T={rows}"
-    benchmark.extra_info.update(
-        rank=rank, flops=2 * rows * (in_features * out_features + rank * (in_features + out_features))
+        return lora_linear(case.x, PackedLinear(some, *some.shape), bank, case.plan), step
+
+
+def torch_lora_linear(case: LoraCase, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """The base for all rows, then each segment's adapter."""
+    segments = case.segments()
+
+    def run() -> torch.Tensor:
+        y = linear(case.x, weight)
+        for rows, a, b, scale in segments:
+            y[rows].add_(linear(linear(case.x[rows], a), b), alpha=scale)
+        return y
+
+    return run
+
+
+def runner(implementation: str, case: LoraCase, weight: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """What to time; float32 is for the base alone."""
+    if implementation == "lorid":
+        packed = packed_weight(*weight.shape)
+        return lambda: lora_linear(case.x, packed, case.bank, case.plan)
+    if implementation == "torch":
+        return torch_lora_linear(case, weight)
+    wide_x, wide_weight = case.x.float(), weight.float()
+    return lambda: linear(wide_x, wide_weight)
+
+
+@brief
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize(("layer", "rank", "implementation"), CASES)
+def bench_lora_linear(benchmark: BenchmarkFixture, layer: str, rank: int, rows: int, implementation: str) -> None:
+    in_features, out_features = LAYERS[layer]
+    case, weight = LoraCase.make(rows, rank, in_features, out_features), random_weight(out_features, in_features)
+    run = runner(implementation, case, weight)
+    expected, step = expected_columns(case, weight)
+    y = run()
+    assert_close(y[:, ::step].to(expected.dtype), expected)
+    measure(
+        benchmark,
+        f"lora_linear {layer} R={rank} T={rows}",
+        run,
+        flops=2 * rows * (in_features * out_features + rank * (in_features + out_features)),
+        moved=num_bytes(case.x, weight, y) + 2 * case.used_ranks() * (in_features + out_features),
     )
-    benchmark(lora_linear, x, packed, bank, plan)
