@@ -17,15 +17,13 @@ def load(job: Job, rank: int, max_rows: int) -> Measure:
     os.environ["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     os.environ["VLLM_CPU_KVCACHE_SPACE"] = "2"  # GiB; it would take most of the memory
     os.environ["VLLM_CACHE_ROOT"] = str(Path(sys.prefix, "cache"))
-    os.environ["VLLM_USE_AOT_COMPILE"] = (
-        "0"  # what it saves of this kind cannot be loaded again: every start would compile
-    )
+    os.environ["VLLM_USE_AOT_COMPILE"] = "0"  # what it saves ahead of time cannot be loaded by 0.32: slower starts
     os.environ["HF_HUB_OFFLINE"] = "1"
     from vllm import LLM, SamplingParams  # reads the environment
     from vllm.lora.request import LoRARequest
 
     lora = {"enable_lora": True, "max_loras": len(ADAPTERS), "max_lora_rank": rank} if rank else {}
-    engine = LLM(
+    model = LLM(
         model=job.base,
         dtype="bfloat16",
         max_model_len=job.prompt + job.new + 16,
@@ -34,20 +32,25 @@ def load(job: Job, rank: int, max_rows: int) -> Measure:
         enable_prefix_caching=False,
         **lora,
     )
-    random, vocab_size = np.random.default_rng(0), engine.get_tokenizer().vocab_size
-    requests = [LoRARequest(ADAPTERS[at], at + 1, folder) for at, folder in enumerate(job.adapters_of(rank))] or [None]
-
-    def seconds(rows: int, new: int) -> float:
-        prompts = [{"prompt_token_ids": random.integers(0, vocab_size, job.prompt).tolist()} for _ in range(rows)]
-        params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
-        adapters = [requests[row % len(requests)] for row in range(rows)] if rank else None
-        start = time.perf_counter()
-        engine.generate(prompts, params, lora_request=adapters, use_tqdm=False)
-        return time.perf_counter() - start
+    random, vocab_size = np.random.default_rng(0), model.get_tokenizer().vocab_size
+    engine = model.llm_engine  # step by step: a difference of whole generations would drown in the prefill's spread
+    requests = [LoRARequest(ADAPTERS[at], at + 1, folder) for at, folder in enumerate(job.adapters_of(rank))]
 
     def measure(rows: int, new: int) -> tuple[float, float]:
-        prefill = seconds(rows, 1)
-        return prefill, (seconds(rows, new + 1) - prefill) / new
+        params = SamplingParams(temperature=0, max_tokens=new + 1, ignore_eos=True, detokenize=False)
+        prompts = random.integers(0, vocab_size, (rows, job.prompt)).tolist()
+        start = time.perf_counter()
+        for row, prompt in enumerate(prompts):
+            adapter = requests[row % len(requests)] if rank else None
+            engine.add_request(str(row), {"prompt_token_ids": prompt}, params, lora_request=adapter)
+        begun: dict[str, float] = {}  # when each row had its first token
+        while engine.has_unfinished_requests():
+            outputs = engine.step()
+            now = time.perf_counter()
+            for output in outputs:
+                begun.setdefault(output.request_id, now)
+        prefilled = max(begun.values())
+        return prefilled - start, (now - prefilled) / new
 
     return measure
 
