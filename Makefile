@@ -2,6 +2,7 @@
 PYTHON ?= python3
 PIP_ARGS ?=
 VENV_ARGS ?=
+PEERS ?= peft llama_cpp vllm
 QUESTION ?= Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did Natalia sell altogether in April and May?
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,7 +11,7 @@ CXX ?= c++
 CXXFLAGS_TEST ?= -O2
 CROSS ?= aarch64-linux-gnu
 
-.PHONY: help solve test lint format bench cpp-test sanitize neon-test clean
+.PHONY: help solve test lint format bench peers cpp-test sanitize neon-test clean
 
 help:
 	@echo 'make solve      set up .venv, fetch the default base and solve a question: QUESTION="..."'
@@ -19,6 +20,7 @@ help:
 	@echo 'make sanitize   C++ tests with the address and undefined-behaviour sanitizers'
 	@echo 'make neon-test  C++ tests cross-compiled for AArch64, run by qemu-user'
 	@echo 'make bench      time the ops against their references'
+	@echo 'make peers      environments of what bench/compare.py measures beside ours: PEERS="peft llama_cpp vllm"'
 	@echo 'make clean      remove what the targets made'
 	@echo 'PYTHON=python3.12   another interpreter (3.10 or newer)'
 	@echo 'PIP_ARGS="..."      more arguments for pip, such as the index of CPU builds of torch'
@@ -59,6 +61,9 @@ format: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest bench/ops --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+peers:
+	@$(PYTHON) bench/peers/install.py $(PEERS) --pip-args="$(PIP_ARGS)"
 
 cpp-test:
 	$(MAKE) -f csrc/tests/tests.mk OUT=build/cpp-test CXX="$(CXX)" MODE="$(CXXFLAGS_TEST)" run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines by name, as (x, y), under a title."""
+    """Lines by name, as (x, y), under a title; limits are lines that are dashed."""
 
     title: str
     lines: Lines
+    limits: Lines = field(default_factory=dict)
 
 
 def line_svg(lines: Lines, x_label: str, y_label: str) -> str:
@@ -47,6 +48,8 @@ def write_plot(path: Path, panels: Sequence[Panel], x_label: str, y_label: str) 
     figure = _figure(len(panels))
     for place, panel in enumerate(panels, start=1):
         axes = figure.add_subplot(1, len(panels), place)
+        for name, (x, y) in panel.limits.items():
+            axes.plot(x, y, label=name, linestyle="dashed", color="grey")
         _draw_lines(axes, panel.lines, x_label, y_label)
         axes.set_title(panel.title, fontsize=10)
         axes.set_xscale("log", base=2)
