@@ -11,7 +11,7 @@ CXX ?= c++
 CXXFLAGS_TEST ?= -O2
 CROSS ?= aarch64-linux-gnu
 
-.PHONY: help solve test lint format bench peers cpp-test sanitize neon-test clean
+.PHONY: help solve test lint format bench bench-ops peers cpp-test sanitize neon-test clean
 
 help:
 	@echo 'make solve      set up .venv, fetch the default base and solve a question: QUESTION="..."'
@@ -19,7 +19,8 @@ help:
 	@echo 'make lint       ruff, clang-format, mypy;   make format  rewrites what they would'
 	@echo 'make sanitize   C++ tests with the address and undefined-behaviour sanitizers'
 	@echo 'make neon-test  C++ tests cross-compiled for AArch64, run by qemu-user'
-	@echo 'make bench      time the ops against their references'
+	@echo 'make bench      tokens/s of ours, of the peers that make peers has built, and of the machine at best: BENCH_ARGS="--peers none"'
+	@echo 'make bench-ops  time the ops, beside plain torch'
 	@echo 'make peers      environments of what bench/compare.py measures beside ours: PEERS="peft llama_cpp vllm"'
 	@echo 'make clean      remove what the targets made'
 	@echo 'PYTHON=python3.12   another interpreter (3.10 or newer)'
@@ -60,7 +61,13 @@ format: $(VENV)/installed-test
 	$(BIN)/clang-format -i $$(git ls-files 'csrc/*.cpp' 'csrc/*.h')
 
 bench: $(VENV)/installed-test
-	$(BIN)/python -m pytest bench/ops --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	@mkdir -p build/bench
+	$(BIN)/python bench/compare.py --ranks 0,16,64,512 --runs 1 --out build/bench/compare $(BENCH_ARGS)
+
+bench-ops: $(VENV)/installed-test
+	@mkdir -p build/bench
+	$(BIN)/python -m pytest bench/ops --benchmark-columns=median,iqr,rounds --benchmark-sort=name --benchmark-json=build/bench/ops.json
+	$(BIN)/python bench/report.py build/bench/ops.json --out build/bench/ops.md
 
 peers:
 	@$(PYTHON) bench/peers/install.py $(PEERS) --pip-args="$(PIP_ARGS)"

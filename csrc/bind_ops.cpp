@@ -1,5 +1,8 @@
 // Bindings of single ops, over plain addresses; lorid_engine.ops checks shapes and dtypes before it calls them.
+#include <memory>
+
 #include "bindings.h"
+#include "dispatch.h"
 #include "ops/phases.h"
 #include "thread_pool.h"
 
@@ -29,50 +32,105 @@ struct SegmentAddresses {
   Segments Get() const { return {rows, count, At<const int32_t>(offset), At<const int32_t>(slot)}; }
 };
 
+// bf16 activations as the kernels in use take them.
+class Activations {
+ public:
+  Activations(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features, int threads)
+      : data_(At<void>(x)), stride_(x_stride) {
+    if (dtype != DType::kBf16 || ActiveKernels().activations == DType::kBf16) return;
+    wide_.reset(new float[static_cast<size_t>(rows) * features]);
+    WidenPhase phase;
+    phase.x = At<const uint16_t>(x);
+    phase.x_stride = x_stride;
+    phase.rows = rows;
+    phase.features = features;
+    phase.y = wide_.get();
+    RunOne(phase, threads);
+    data_ = wide_.get();
+    stride_ = features;
+  }
+  const void* data() const { return data_; }
+  int64_t stride() const { return stride_; }
+
+ private:
+  std::unique_ptr<float[]> wide_;
+  const void* data_;
+  int64_t stride_;
+};
+
+// The shares of a bank whose adapters lie end to end: a [sum R, I], b_t [sum R, O].
+std::vector<LoraShare> BankShares(DType dtype, Address a, Address b_t, Address rank_offset, Address scale,
+                                  int32_t num_slots, int32_t in_features, int32_t out_features) {
+  const auto* offset = At<const int32_t>(rank_offset);
+  const int64_t element = dtype == DType::kBf16 ? 2 : 4;
+  std::vector<LoraShare> shares(num_slots);
+  for (int32_t n = 0; n < num_slots; n++) {
+    LoraShare& share = shares[n];
+    share.a = At<char>(a) + element * offset[n] * in_features;
+    share.b = At<char>(b_t) + element * offset[n] * out_features;
+    share.b_block_stride = kBlockCols;
+    share.b_rank_stride = out_features;
+    share.rank = offset[n + 1] - offset[n];
+    share.scale = scale == 0 ? 1 : At<const float>(scale)[n];
+  }
+  return shares;
+}
+
 void LoraShrink(DType dtype, Address x, int64_t x_stride, int32_t in_features, Address a, Address rank_offset,
-                const SegmentAddresses& plan, Address shrunk, int64_t shrunk_stride, int threads) {
-  LoraTarget target = {};
-  target.a = At<void>(a);
-  target.rank_offset = At<const int32_t>(rank_offset);
-  target.shrunk = At<float>(shrunk);
-  target.shrunk_stride = shrunk_stride;
-  const std::vector<LoraTarget> targets = {target};
+                int32_t num_slots, const SegmentAddresses& plan, Address shrunk, int64_t shrunk_stride, int threads) {
+  const Activations activations(dtype, x, x_stride, plan.rows, in_features, threads);
+  const std::vector<LoraShare> shares = BankShares(dtype, a, 0, rank_offset, 0, num_slots, in_features, 0);
+  const std::vector<LoraTarget> targets = {{shares.data(), At<float>(shrunk), shrunk_stride, 0, 0}};
   const Segments segments = plan.Get();
   ShrinkPhase phase;
   phase.dtype = dtype;
-  phase.x = At<void>(x);
-  phase.x_stride = x_stride;
+  phase.x = activations.data();
+  phase.x_stride = activations.stride();
   phase.in_features = in_features;
   phase.targets = &targets;
   phase.segments = &segments;
   RunOne(phase, threads);
 }
 
-// With a weight: y (+)= W x + bias + scale B shrunk; without (address 0) the adapters' share is added to y.
+// y = W x + bias + scale B (A x).
 void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, int32_t out_features, Address weight,
-                Address bias, Address b_t, Address rank_offset, Address scale, Address shrunk, int64_t shrunk_stride,
-                const SegmentAddresses& plan, Address y, int64_t y_stride, bool add_to_y, int threads) {
-  LoraTarget target = {};
-  target.b_t = At<void>(b_t);
-  target.rank_offset = At<const int32_t>(rank_offset);
-  target.scale = At<const float>(scale);
-  target.shrunk = At<float>(shrunk);
-  target.shrunk_stride = shrunk_stride;
-  target.col_end = out_features;
-  const std::vector<LoraTarget> targets = {target};
+                Address bias, Address a, Address b_t, Address rank_offset, Address scale, int32_t num_slots,
+                int32_t max_rank, const SegmentAddresses& plan, Address y, int64_t y_stride, int threads) {
+  const Activations activations(dtype, x, x_stride, plan.rows, in_features, threads);
+  const std::vector<LoraShare> shares =
+      BankShares(dtype, a, b_t, rank_offset, scale, num_slots, in_features, out_features);
+  const std::unique_ptr<float[]> shrunk(new float[static_cast<size_t>(plan.rows) * max_rank]);
+  const std::vector<LoraTarget> targets = {{shares.data(), shrunk.get(), max_rank, 0, out_features}};
   const Segments segments = plan.Get();
   LinearPhase phase;
   phase.tile.dtype = phase.tile.out_dtype = dtype;
-  phase.tile.x = At<void>(x);
-  phase.tile.x_stride = x_stride;
+  phase.tile.x = activations.data();
+  phase.tile.x_stride = activations.stride();
   phase.tile.in_features = in_features;
   phase.tile.out_features = out_features;
   phase.tile.weight = At<void>(weight);
   phase.tile.bias = At<const float>(bias);
   phase.tile.y = At<void>(y);
   phase.tile.y_stride = y_stride;
-  phase.tile.add_to_y = add_to_y;
-  phase.targets = b_t == 0 ? nullptr : &targets;
+  phase.targets = &targets;
+  phase.segments = &segments;
+  RunOne(phase, threads);
+}
+
+// y += scale B shrunk.
+void LoraExpand(DType dtype, Address b_t, Address rank_offset, Address scale, int32_t num_slots, Address shrunk,
+                int64_t shrunk_stride, const SegmentAddresses& plan, Address y, int64_t y_stride, int32_t out_features,
+                int threads) {
+  const std::vector<LoraShare> shares = BankShares(dtype, 0, b_t, rank_offset, scale, num_slots, 0, out_features);
+  const std::vector<LoraTarget> targets = {{shares.data(), At<float>(shrunk), shrunk_stride, 0, out_features}};
+  const Segments segments = plan.Get();
+  LinearPhase phase;
+  phase.tile.dtype = phase.tile.out_dtype = dtype;
+  phase.tile.out_features = out_features;
+  phase.tile.y = At<void>(y);
+  phase.tile.y_stride = y_stride;
+  phase.targets = &targets;
+  phase.shrunk = true;
   phase.segments = &segments;
   RunOne(phase, threads);
 }
@@ -124,7 +182,7 @@ void Rope(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin
           Address k_pages, Address v_pages, int num_heads, int num_kv_heads, int head_dim, int32_t rows, int threads) {
   LORID_CHECK(head_dim <= kMaxHeadDim, "head_dim must be at most ", kMaxHeadDim, "; got ", head_dim);
   RopePhase phase;
-  phase.tile.in_dtype = phase.tile.out_dtype = dtype;
+  phase.tile.dtype = phase.tile.in_dtype = phase.tile.q_dtype = dtype;
   phase.tile.qkv = At<void>(qkv);
   phase.tile.qkv_stride = qkv_stride;
   phase.tile.cos = At<const float>(cos);
@@ -154,7 +212,7 @@ void PagedAttention(DType dtype, Address q, int64_t q_stride, Address k_pages, A
   LORID_CHECK(num_heads / num_kv_heads <= kMaxGroupHeads, "a key-value head may have ", kMaxGroupHeads,
               " query heads; got ", num_heads / num_kv_heads);
   AttentionPhase phase;
-  phase.tile.dtype = phase.tile.out_dtype = dtype;
+  phase.tile.dtype = phase.tile.q_dtype = phase.tile.out_dtype = dtype;
   phase.tile.q = At<void>(q);
   phase.tile.q_stride = q_stride;
   phase.tile.k_pages = At<void>(k_pages);
@@ -168,7 +226,11 @@ void PagedAttention(DType dtype, Address q, int64_t q_stride, Address k_pages, A
   phase.tile.head_dim = head_dim;
   const Sequences sequences = {num_sequences, At<const int32_t>(query_offset), At<const int32_t>(block_table),
                                block_table_stride, At<const int32_t>(positions)};
-  phase.sequences = &sequences;
+  AttentionPlan plan;
+  plan.Build(sequences, num_heads, num_kv_heads, threads);
+  std::vector<char> scratch;
+  phase.plan = &plan;
+  phase.scratch = &scratch;
   RunOne(phase, threads);
 }
 
@@ -194,10 +256,12 @@ void BindOps(py::module_& m) {
   m.def("pack_linear", &PackLinear, py::kw_only(), "dtype"_a, "weight"_a, "weight_stride"_a, "out_features"_a,
         "in_features"_a, "packed"_a, "threads"_a);
   m.def("lora_shrink", &LoraShrink, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "a"_a,
-        "rank_offset"_a, "plan"_a, "shrunk"_a, "shrunk_stride"_a, "threads"_a);
+        "rank_offset"_a, "num_slots"_a, "plan"_a, "shrunk"_a, "shrunk_stride"_a, "threads"_a);
   m.def("lora_linear", &LoraLinear, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "out_features"_a,
-        "weight"_a, "bias"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a,
-        "y_stride"_a, "add_to_y"_a, "threads"_a);
+        "weight"_a, "bias"_a, "a"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "num_slots"_a, "max_rank"_a, "plan"_a, "y"_a,
+        "y_stride"_a, "threads"_a);
+  m.def("lora_expand", &LoraExpand, py::kw_only(), "dtype"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "num_slots"_a,
+        "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a, "y_stride"_a, "out_features"_a, "threads"_a);
   m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a,
         "features"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,

@@ -88,13 +88,17 @@ void BindProgram(py::module_& m) {
       .def("add_buffer", &Program::AddBuffer, py::kw_only(), "width"_a, "dtype"_a, "sampled"_a = false)
       .def("add_target", &Program::AddTarget, py::kw_only(), "col_begin"_a, "col_end"_a)
       .def(
-          "set_target",
-          [](Program& program, int target, Address a, Address b_t, Address rank_offset, Address scale,
-             int32_t max_rank) {
-            program.SetTarget(
-                target, {At<void>(a), At<void>(b_t), At<const int32_t>(rank_offset), At<const float>(scale), max_rank});
+          "set_share",
+          [](Program& program, int target, int32_t slot, Address a, Address b, Address merged, int32_t rank,
+             float scale) {
+            // b is packed by pack_lora_b: blocks of 32 columns, each with all ranks.
+            program.SetShare(target, slot,
+                             {At<void>(a), At<void>(b), static_cast<int64_t>(rank) * kBlockCols, kBlockCols,
+                              At<void>(merged), rank, scale});
           },
-          py::kw_only(), "target"_a, "a"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "max_rank"_a)
+          py::kw_only(), "target"_a, "slot"_a, "a"_a = 0, "b"_a = 0, "merged"_a = 0, "rank"_a = 0, "scale"_a = 0.0f)
+      .def("start_profile", &Program::StartProfile)
+      .def("profile", &Program::Profile)
       .def("run", &RunProgram, py::kw_only(), "step"_a, "threads"_a)
       .def(
           "read_buffer",

@@ -2,6 +2,7 @@
 // shapes and dtypes first; what is checked here again is what would otherwise read or write out of bounds.
 #include "bindings.h"
 #include "dispatch.h"
+#include "limits.h"
 #include "ops/kernels.h"
 #include "thread_pool.h"
 
@@ -18,6 +19,33 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_isa", &lorid::SetIsa, py::arg("name"));
   m.def("active_isa", [] { return std::string(lorid::ActiveKernels().name); });
   m.def("available_cores", &lorid::AvailableCores);
+  m.def(
+      "measure_machine",
+      [](int threads) {
+        lorid::MachineLimits limits;
+        {
+          const py::gil_scoped_release release;
+          limits = lorid::MeasureMachine(threads);
+        }
+        return py::dict(py::arg("read_bytes_per_s") = limits.read_bytes_per_s,
+                        py::arg("fp32_flop_per_s") = limits.fp32_flop_per_s,
+                        py::arg("bf16_flop_per_s") = limits.bf16_flop_per_s, py::arg("barrier_s") = limits.barrier_s);
+      },
+      py::kw_only(), py::arg("threads"));
+  py::class_<lorid::LinearProbe>(m, "LinearProbe")
+      .def(py::init<const std::vector<std::pair<int32_t, int32_t>>&>(), py::kw_only(), py::arg("layers"))
+      .def_property_readonly("bytes", &lorid::LinearProbe::bytes)
+      .def(
+          "measure",
+          [](const lorid::LinearProbe& probe, int32_t rows, int threads, int runs) {
+            lorid::ProbeResult result;
+            {
+              const py::gil_scoped_release release;
+              result = probe.Measure(rows, threads, runs);
+            }
+            return std::make_pair(result.seconds, result.layer_seconds);
+          },
+          py::kw_only(), py::arg("rows"), py::arg("threads"), py::arg("runs"));
   lorid::BindOps(m);
   lorid::BindProgram(m);
 }

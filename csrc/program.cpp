@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "check.h"
+#include "dispatch.h"
 
 namespace lorid {
 namespace {
@@ -25,7 +26,8 @@ void CheckOffsets(const char* name, const int32_t* offset, int32_t count, int32_
 
 void Program::FreeDeleter::operator()(void* p) const { std::free(p); }
 
-Program::Program(DType dtype, Limits limits) : dtype_(dtype), limits_(limits) {
+Program::Program(DType dtype, Limits limits)
+    : dtype_(dtype), activations_(dtype == DType::kBf16 ? ActiveKernels().activations : DType::kF32), limits_(limits) {
   LORID_CHECK(limits.max_rows > 0 && limits.max_samples > 0 && limits.vocabulary > 0 && limits.max_positions > 0 &&
                   limits.num_pages > 0 && limits.num_slots >= 0,
               "a program's limits must be positive");
@@ -34,13 +36,16 @@ Program::Program(DType dtype, Limits limits) : dtype_(dtype), limits_(limits) {
 }
 
 template <typename T>
-T& Program::Add() {
+T& Program::Add(const char* kind) {
   phases_.push_back(std::make_unique<T>());
   order_.push_back(phases_.back().get());
+  kinds_.emplace_back(kind);
+  last_linear_ = nullptr;
   return static_cast<T&>(*phases_.back());
 }
 
 int Program::AddBuffer(int64_t width, DType dtype, bool sampled) {
+  if (dtype == DType::kBf16) dtype = activations_;
   const int64_t bytes = RoundUp((sampled ? limits_.max_samples : limits_.max_rows) * width * ElementBytes(dtype), 64);
   void* data = std::aligned_alloc(64, static_cast<size_t>(bytes));
   if (data == nullptr) throw std::bad_alloc();
@@ -64,25 +69,26 @@ int Program::AddTarget(int32_t col_begin, int32_t col_end) {
   target.col_begin = col_begin;
   target.col_end = col_end;
   targets_.push_back(target);
-  target_rank_.push_back(0);
+  shares_.emplace_back(limits_.num_slots);
+  whole_blocks_.push_back(col_end % kBlockCols == 0);
   return static_cast<int>(targets_.size()) - 1;
 }
 
-void Program::SetTarget(int target, const BankTensors& bank) {
+void Program::SetShare(int target, int32_t slot, const LoraShare& share) {
   const std::unique_lock<std::mutex> only(running_, std::try_to_lock);
   LORID_CHECK(only.owns_lock(), "adapters cannot change while a step runs");
   LORID_CHECK(target >= 0 && target < static_cast<int>(targets_.size()), "there is no target ", target);
-  LoraTarget& at = targets_[target];
-  at.a = bank.a;
-  at.b_t = bank.b_t;
-  at.rank_offset = bank.rank_offset;
-  at.scale = bank.scale;
-  target_rank_[target] = bank.max_rank;
+  LORID_CHECK(slot >= 0 && slot < limits_.num_slots, "slot must be from 0 to ", limits_.num_slots - 1, "; got ", slot);
+  LORID_CHECK(share.merged == nullptr || share.rank == 0, "a merged adapter has no rank of its own");
+  LORID_CHECK(share.merged == nullptr || (targets_[target].col_begin % kBlockCols == 0 && whole_blocks_[target]),
+              "columns ", targets_[target].col_begin, " to ", targets_[target].col_end,
+              " are not whole blocks: an adapter of theirs cannot be merged");
+  shares_[target][slot] = share;
   targets_changed_ = true;
 }
 
 void Program::Embed(const void* weight, int out) {
-  auto& phase = Add<EmbedPhase>();
+  auto& phase = Add<EmbedPhase>("embed");
   Buffer& y = At(out, DType::kF32, 1);
   phase.dtype = dtype_;
   phase.out_dtype = DType::kF32;
@@ -95,12 +101,12 @@ void Program::Embed(const void* weight, int out) {
 }
 
 void Program::RmsNorm(int in, const float* weight, float epsilon, int out, bool sampled) {
-  auto& phase = Add<RmsNormPhase>();
+  auto& phase = Add<RmsNormPhase>("rms_norm");
   Buffer& x = At(in, DType::kF32, 1);
-  Buffer& y = At(out, dtype_, x.width);
+  Buffer& y = At(out, activations_, x.width);
   LORID_CHECK(y.sampled == sampled, "buffer ", out, " holds another kind of rows");
   phase.tile.in_dtype = DType::kF32;
-  phase.tile.out_dtype = dtype_;
+  phase.tile.out_dtype = activations_;
   phase.tile.x = x.data.get();
   phase.tile.x_stride = x.width;
   phase.tile.weight = weight;
@@ -114,27 +120,20 @@ void Program::RmsNorm(int in, const float* weight, float epsilon, int out, bool 
 
 void Program::Linear(int in, const void* weight, const float* bias, int32_t out_features, int out, bool add,
                      const std::vector<int>& targets, bool sampled) {
-  Buffer& x = At(in, dtype_, 1);
+  Buffer& x = At(in, activations_, 1);
   Buffer& y = At(out, DType::kF32, out_features);
   LORID_CHECK(x.sampled == sampled && y.sampled == sampled, "buffers ", in, " and ", out, " hold other kinds of rows");
-  TargetGroup* group = nullptr;
   LORID_CHECK(targets.empty() || !sampled, "a linear over sampled rows cannot be adapted: its segments are the step's");
+  for (const int id : targets)
+    LORID_CHECK(id >= 0 && id < static_cast<int>(targets_.size()) && targets_[id].col_end <= out_features, "target ",
+                id, " is none of this linear's");
+  for (const int id : targets)
+    if (targets_[id].col_end == out_features) whole_blocks_[id] = true;  // what is past them is padding
+  auto& phase = Add<LinearPhase>(sampled ? "head" : add ? "linear, added" : "linear");
   if (!targets.empty()) {
-    for (const int id : targets)
-      LORID_CHECK(id >= 0 && id < static_cast<int>(targets_.size()) && targets_[id].col_end <= out_features, "target ",
-                  id, " is none of this linear's");
-    groups_.push_back(std::make_unique<TargetGroup>());
-    group_targets_.push_back(targets);
-    group = groups_.back().get();
-    auto& shrink = Add<ShrinkPhase>();
-    shrink.dtype = dtype_;
-    shrink.x = x.data.get();
-    shrink.x_stride = x.width;
-    shrink.in_features = static_cast<int32_t>(x.width);
-    shrink.targets = group;
-    shrink.segments = &step_.segments;
+    groups_.push_back(std::make_unique<TargetGroup>(TargetGroup{targets, {}}));
+    phase.targets = &groups_.back()->active;
   }
-  auto& phase = Add<LinearPhase>();
   phase.tile.dtype = dtype_;
   phase.tile.out_dtype = DType::kF32;
   phase.tile.x = x.data.get();
@@ -146,10 +145,16 @@ void Program::Linear(int in, const void* weight, const float* bias, int32_t out_
   phase.tile.y = y.data.get();
   phase.tile.y_stride = y.width;
   phase.tile.add_to_y = add;
-  phase.targets = group;
   phase.segments = &step_.segments;
   phase.rows = sampled ? &step_.sample.rows : &step_.segments.rows;
+  if (!add && !sampled) {
+    last_linear_ = &phase;
+    last_out_ = out;
+  }
 }
+
+// The linear just recorded, if it wrote this buffer.
+LinearPhase* Program::LastLinear(int out) { return last_out_ == out ? last_linear_ : nullptr; }
 
 void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, void* v_pages, int num_heads,
                    int num_kv_heads, int head_dim) {
@@ -158,28 +163,42 @@ void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, v
   LORID_CHECK(num_kv_heads > 0 && num_heads % num_kv_heads == 0 && num_heads / num_kv_heads <= kMaxGroupHeads,
               "heads must be a multiple of key-value heads, at most ", kMaxGroupHeads, " each; got ", num_heads,
               " and ", num_kv_heads);
-  auto& phase = Add<RopePhase>();
   Buffer& x = At(in, DType::kF32, static_cast<int64_t>(num_heads + 2 * num_kv_heads) * head_dim);
-  Buffer& q = At(q_out, dtype_, static_cast<int64_t>(num_heads) * head_dim);
-  phase.tile.in_dtype = DType::kF32;
-  phase.tile.out_dtype = dtype_;
-  phase.tile.qkv = x.data.get();
-  phase.tile.qkv_stride = x.width;
-  phase.tile.cos = tables.cos;
-  phase.tile.sin = tables.sin;
-  phase.tile.q_norm = tables.q_norm;
-  phase.tile.k_norm = tables.k_norm;
-  phase.tile.norm_epsilon = tables.norm_epsilon;
-  phase.tile.q_out = q.data.get();
-  phase.tile.q_out_stride = q.width;
-  phase.tile.k_pages = k_pages;
-  phase.tile.v_pages = v_pages;
-  phase.tile.num_heads = num_heads;
-  phase.tile.num_kv_heads = num_kv_heads;
-  phase.tile.head_dim = head_dim;
-  phase.rows = &step_.segments.rows;
-  phase.positions = &step_.sequences.positions;
-  phase.cache_slot = &cache_slot_data_;
+  Buffer& q = At(q_out, activations_, static_cast<int64_t>(num_heads) * head_dim);
+  RopeTile tile = {};
+  tile.dtype = dtype_;
+  tile.in_dtype = DType::kF32;
+  tile.q_dtype = activations_;
+  tile.qkv = x.data.get();
+  tile.qkv_stride = x.width;
+  tile.cos = tables.cos;
+  tile.sin = tables.sin;
+  tile.q_norm = tables.q_norm;
+  tile.k_norm = tables.k_norm;
+  tile.norm_epsilon = tables.norm_epsilon;
+  tile.q_out = q.data.get();
+  tile.q_out_stride = q.width;
+  tile.k_pages = k_pages;
+  tile.v_pages = v_pages;
+  tile.num_heads = num_heads;
+  tile.num_kv_heads = num_kv_heads;
+  tile.head_dim = head_dim;
+  const auto set = [&](auto& phase, RopeTile& phase_tile) {
+    phase_tile = tile;
+    phase.rows = &step_.segments.rows;
+    phase.positions = &step_.sequences.positions;
+    phase.cache_slot = &cache_slot_data_;
+  };
+  LinearPhase* linear = head_dim % kBlockCols == 0 ? LastLinear(in) : nullptr;
+  if (linear != nullptr && linear->tile.out_features == (num_heads + 2 * num_kv_heads) * head_dim) {
+    linear->then = LinearPhase::Then::kRope;
+    kinds_.back() = "linear and rope";
+    set(*linear, linear->rope);
+    last_linear_ = nullptr;
+  } else {
+    auto& phase = Add<RopePhase>("rope");
+    set(phase, phase.tile);
+  }
   const int64_t elements = static_cast<int64_t>(kPageTokens) * num_kv_heads * ElementBytes(dtype_);
   page_arrays_.push_back({static_cast<char*>(k_pages), elements * head_dim});
   page_arrays_.push_back({static_cast<char*>(v_pages), elements * RoundUp(head_dim, 16)});
@@ -187,11 +206,15 @@ void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, v
 
 void Program::Attention(int q, int out, const void* k_pages, const void* v_pages, int num_heads, int num_kv_heads,
                         int head_dim, int window) {
-  auto& phase = Add<AttentionPhase>();
-  Buffer& from = At(q, dtype_, static_cast<int64_t>(num_heads) * head_dim);
-  Buffer& to = At(out, dtype_, from.width);
+  LORID_CHECK(num_heads_ == 0 || (num_heads_ == num_heads && num_kv_heads_ == num_kv_heads),
+              "all layers must have as many heads as the first: ", num_heads_, " and ", num_kv_heads_);
+  num_heads_ = num_heads;
+  num_kv_heads_ = num_kv_heads;
+  auto& phase = Add<AttentionPhase>("attention");
+  Buffer& from = At(q, activations_, static_cast<int64_t>(num_heads) * head_dim);
+  Buffer& to = At(out, activations_, from.width);
   phase.tile.dtype = dtype_;
-  phase.tile.out_dtype = dtype_;
+  phase.tile.q_dtype = phase.tile.out_dtype = activations_;
   phase.tile.q = from.data.get();
   phase.tile.q_stride = from.width;
   phase.tile.k_pages = k_pages;
@@ -203,25 +226,36 @@ void Program::Attention(int q, int out, const void* k_pages, const void* v_pages
   phase.tile.num_heads = num_heads;
   phase.tile.num_kv_heads = num_kv_heads;
   phase.tile.head_dim = head_dim;
-  phase.sequences = &step_.sequences;
+  phase.plan = &attention_plan_;
+  phase.scratch = &attention_scratch_;
 }
 
 void Program::SiluMul(int in, int out) {
-  auto& phase = Add<SiluMulPhase>();
-  Buffer& y = At(out, dtype_, 1);
+  Buffer& y = At(out, activations_, 1);
   Buffer& x = At(in, DType::kF32, 2 * y.width);
-  phase.tile.in_dtype = DType::kF32;
-  phase.tile.out_dtype = dtype_;
-  phase.tile.x = x.data.get();
-  phase.tile.x_stride = x.width;
-  phase.tile.features = static_cast<int32_t>(y.width);
-  phase.tile.y = y.data.get();
-  phase.tile.y_stride = y.width;
+  SiluMulTile tile = {};
+  tile.in_dtype = DType::kF32;
+  tile.out_dtype = activations_;
+  tile.x = x.data.get();
+  tile.x_stride = x.width;
+  tile.features = static_cast<int32_t>(y.width);
+  tile.y = y.data.get();
+  tile.y_stride = y.width;
+  LinearPhase* linear = y.width % kBlockCols == 0 ? LastLinear(in) : nullptr;
+  if (linear != nullptr && linear->tile.out_features == 2 * y.width) {
+    linear->then = LinearPhase::Then::kSiluMul;
+    kinds_.back() = "linear and silu_mul";
+    linear->silu_mul = tile;
+    last_linear_ = nullptr;
+    return;
+  }
+  auto& phase = Add<SiluMulPhase>("silu_mul");
+  phase.tile = tile;
   phase.rows = &step_.segments.rows;
 }
 
 void Program::Sample(int logits) {
-  auto& phase = Add<SamplePhase>();
+  auto& phase = Add<SamplePhase>("sample");
   Buffer& x = At(logits, DType::kF32, limits_.vocabulary);
   phase.logits = static_cast<const float*>(x.data.get());
   phase.logits_stride = x.width;
@@ -277,33 +311,36 @@ void Program::CopyPages(const Step& step) const {
 // Gives every group its targets that have an adapter, and room for their shrunk activations.
 void Program::PlaceShrunk() {
   if (!targets_changed_) return;
+  const auto widest_rank = [&](int id) {
+    int64_t widest = 0;
+    for (const LoraShare& share : shares_[id]) widest = std::max<int64_t>(widest, share.rank);
+    return widest;
+  };
   std::vector<int64_t> widest;
-  for (const auto& ids : group_targets_) {
-    widest.resize(std::max(widest.size(), ids.size()));
-    for (size_t i = 0; i < ids.size(); i++) widest[i] = std::max<int64_t>(widest[i], target_rank_[ids[i]]);
+  for (const auto& group : groups_) {
+    widest.resize(std::max(widest.size(), group->ids.size()));
+    for (size_t i = 0; i < group->ids.size(); i++) widest[i] = std::max(widest[i], widest_rank(group->ids[i]));
   }
   shrunk_.resize(widest.size());
   for (size_t i = 0; i < widest.size(); i++) shrunk_[i].resize(static_cast<size_t>(widest[i]) * limits_.max_rows);
-  for (size_t g = 0; g < groups_.size(); g++) {
-    groups_[g]->clear();
-    for (size_t i = 0; i < group_targets_[g].size(); i++) {
-      LoraTarget target = targets_[group_targets_[g][i]];
-      if (target_rank_[group_targets_[g][i]] == 0) continue;
+  for (const auto& group : groups_) {
+    group->active.clear();
+    for (size_t i = 0; i < group->ids.size(); i++) {
+      const std::vector<LoraShare>& shares = shares_[group->ids[i]];
+      if (std::none_of(shares.begin(), shares.end(),
+                       [](const LoraShare& share) { return share.rank > 0 || share.merged != nullptr; }))
+        continue;
+      LoraTarget target = targets_[group->ids[i]];
+      target.shares = shares.data();
       target.shrunk = shrunk_[i].data();
       target.shrunk_stride = widest[i];
-      groups_[g]->push_back(target);
+      group->active.push_back(target);
     }
   }
   targets_changed_ = false;
 }
 
-void Program::Run(const Step& step, int threads) {
-  const std::unique_lock<std::mutex> only(running_, std::try_to_lock);
-  if (!only.owns_lock()) throw std::runtime_error("a program can run one step at a time; another thread is in one");
-  Check(step);
-  PlaceShrunk();
-  CopyPages(step);
-  step_ = step;
+void Program::PlaceCacheSlots(const Step& step) {
   for (int32_t b = 0; b < step.sequences.count; b++) {
     const int32_t* pages = step.sequences.block_table + b * step.sequences.block_table_stride;
     for (int32_t t = step.sequences.query_offset[b]; t < step.sequences.query_offset[b + 1]; t++) {
@@ -311,7 +348,31 @@ void Program::Run(const Step& step, int threads) {
       cache_slot_[t] = static_cast<int64_t>(pages[position / kPageTokens]) * kPageTokens + position % kPageTokens;
     }
   }
-  RunPhases(order_, threads);
+}
+
+void Program::Run(const Step& step, int threads) {
+  const std::unique_lock<std::mutex> only(running_, std::try_to_lock);
+  if (!only.owns_lock()) throw std::runtime_error("a program can run one step at a time; another thread is in one");
+  LORID_CHECK(dtype_ != DType::kBf16 || ActiveKernels().activations == activations_,
+              "the instruction set was changed after this program was recorded; record it again");
+  Check(step);
+  PlaceShrunk();
+  CopyPages(step);
+  step_ = step;
+  PlaceCacheSlots(step);
+  if (num_heads_ > 0) attention_plan_.Build(step_.sequences, num_heads_, num_kv_heads_, threads);
+  RunPhases(order_, threads, profiled_ ? &seconds_ : nullptr);
+}
+
+void Program::StartProfile() {
+  profiled_ = true;
+  seconds_.assign(order_.size(), 0);
+}
+
+std::map<std::string, double> Program::Profile() const {
+  std::map<std::string, double> sums;
+  for (size_t i = 0; i < seconds_.size(); i++) sums[kinds_[i]] += seconds_[i];
+  return sums;
 }
 
 }  // namespace lorid

@@ -4,8 +4,10 @@
 #define LORID_PROGRAM_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "ops/phases.h"
@@ -22,15 +24,6 @@ struct Step {
   SampleArgs sample;                     // sample.rows = K
   const int32_t* page_copies = nullptr;  // [num_page_copies, 2]: from, to
   int32_t num_page_copies = 0;
-};
-
-// The adapters of one target module as the bank holds them.
-struct BankTensors {
-  const void* a = nullptr;
-  const void* b_t = nullptr;
-  const int32_t* rank_offset = nullptr;
-  const float* scale = nullptr;
-  int32_t max_rank = 0;
 };
 
 // What one layer's rotation reads; see RopeTile.
@@ -52,12 +45,14 @@ class Program {
 
   // Rows of `width` elements: as many as a step can have, or as many as can be sampled.
   int AddBuffer(int64_t width, DType dtype, bool sampled);
-  // A fused linear's adapted columns [col_begin, col_end); the bank is set later. Returns its id.
+  // A fused linear's adapted columns [col_begin, col_end); its adapters are set later. Returns its id.
   int AddTarget(int32_t col_begin, int32_t col_end);
-  void SetTarget(int target, const BankTensors& bank);
+  // What an adapter slot has for a target from now on; what it points to belongs to the caller.
+  void SetShare(int target, int32_t slot, const LoraShare& share);
 
   void Embed(const void* weight, int out);
   void RmsNorm(int in, const float* weight, float epsilon, int out, bool sampled);
+  // A silu_mul or rope that comes next on the output is done with it where shapes allow.
   void Linear(int in, const void* weight, const float* bias, int32_t out_features, int out, bool add,
               const std::vector<int>& targets, bool sampled);
   void Rope(int in, const RopeTables& tables, int q_out, void* k_pages, void* v_pages, int num_heads, int num_kv_heads,
@@ -69,6 +64,11 @@ class Program {
 
   // Throws std::runtime_error while another thread runs the program.
   void Run(const Step& step, int threads);
+
+  // From now on, what each kind of phase takes is added up; also empties what was added.
+  void StartProfile();
+  // Seconds by kind of phase since then.
+  std::map<std::string, double> Profile() const;
 
   // The last step's contents of a buffer, for tests and for whoever wants the logits.
   const void* BufferData(int buffer) const { return buffers_.at(buffer).data.get(); }
@@ -86,27 +86,42 @@ class Program {
     bool sampled;
     std::unique_ptr<void, FreeDeleter> data;
   };
-  using TargetGroup = std::vector<LoraTarget>;
+  // The adapted modules of one fused linear.
+  struct TargetGroup {
+    std::vector<int> ids;
+    std::vector<LoraTarget> active;  // those of them that some adapter has; what the phases read
+  };
 
   template <typename T>
-  T& Add();
+  T& Add(const char* kind);
   Buffer& At(int buffer, DType dtype, int64_t least_width);
+  LinearPhase* LastLinear(int out);
   void Check(const Step& step) const;
   void CopyPages(const Step& step) const;
+  void PlaceCacheSlots(const Step& step);
   void PlaceShrunk();
 
   DType dtype_;
+  DType activations_;  // how those of bf16 lie in the buffers
   Limits limits_;
   Step step_;
   std::vector<int64_t> cache_slot_;
   const int64_t* cache_slot_data_ = nullptr;
+  AttentionPlan attention_plan_;
+  std::vector<char> attention_scratch_;
+  int num_heads_ = 0, num_kv_heads_ = 0;  // 0 = no attention yet
   std::vector<Buffer> buffers_;
   std::vector<std::unique_ptr<Phase>> phases_;
   std::vector<Phase*> order_;
+  std::vector<std::string> kinds_;  // of the phases
+  bool profiled_ = false;
+  std::vector<double> seconds_;                       // of the phases
+  LinearPhase* last_linear_ = nullptr;                // if it is the last phase
+  int last_out_ = -1;                                 // its output buffer
   std::vector<LoraTarget> targets_;                   // by id
-  std::vector<int32_t> target_rank_;                  // widest rank by id
-  std::vector<std::vector<int>> group_targets_;       // ids of a fused linear's targets
-  std::vector<std::unique_ptr<TargetGroup>> groups_;  // copies that the phases read
+  std::vector<bool> whole_blocks_;                    // whether a target's last block has no columns of others
+  std::vector<std::vector<LoraShare>> shares_;        // [target][slot]
+  std::vector<std::unique_ptr<TargetGroup>> groups_;  // of the fused linears
   std::vector<std::vector<float>> shrunk_;            // one a place in a group: groups run one after another
   struct PageArray {
     char* pages;

@@ -25,16 +25,10 @@
 namespace lorid {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 // Long enough for the gap between two phases, short enough to leave a shared core to others.
 constexpr auto kSpin = std::chrono::microseconds(40);
-
-inline void Pause() {
-#if defined(__x86_64__)
-  _mm_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // What is left to hand out: the run (20 bits), its phase (16 bits) and how many of the phase's items are not taken yet
 // (28 bits). A thread takes an item by decrementing the whole word with a compare-and-swap, so a thread that wakes up
@@ -81,7 +75,7 @@ class BlockedSignals {
 
 class ThreadPool {
  public:
-  void Run(const std::vector<Phase*>& phases, int threads) {
+  void Run(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
     const std::lock_guard<std::mutex> turn(run_mutex_);
     threads = Grow(std::max(1, std::min(threads, kMaxThreads)));
     items_.clear();
@@ -98,8 +92,16 @@ class ThreadPool {
     SetThreads(threads);
     run_++;
     const DefaultFloats floats;
+    timed_ = seconds != nullptr;
+    finished_.resize(timed_ ? phases_.size() : 0);
+    auto before = Clock::now();
     Publish(0);
     Work(0);
+    for (size_t i = 0, place = 0; timed_ && i < phases.size(); i++) {
+      if (place == phases_.size() || phases[i] != phases_[place]) continue;  // it had no items
+      (*seconds)[i] += std::chrono::duration<double>(finished_[place] - before).count();
+      before = finished_[place++];
+    }
   }
 
  private:
@@ -152,7 +154,12 @@ class ThreadPool {
       const size_t phase = PhaseOf(ticket);
       const int64_t total = items_[phase];
       phases_[phase]->Run(total - static_cast<int64_t>(ticket & kItemMask), thread);
-      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 == total) Publish(phase + 1);
+      if (done_.fetch_add(1, std::memory_order_acq_rel) + 1 < total) {
+        ticket = ticket_.load();
+        continue;
+      }
+      if (timed_) finished_[phase] = Clock::now();
+      Publish(phase + 1);
       ticket = ticket_.load();
     }
   }
@@ -173,14 +180,14 @@ class ThreadPool {
 
   // Spins briefly, then parks, until the ticket is another than the one seen.
   uint64_t WaitForChange(uint64_t seen) {
-    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+    const auto deadline = Clock::now() + kSpin;
     while (true) {
       for (int i = 0; i < 64; i++) {
         const uint64_t ticket = ticket_.load(std::memory_order_acquire);
         if (ticket != seen) return ticket;
-        Pause();
+        SpinPause();
       }
-      if (std::chrono::steady_clock::now() >= deadline) break;
+      if (Clock::now() >= deadline) break;
     }
     std::unique_lock<std::mutex> lock(park_mutex_);
     parked_.fetch_add(1);
@@ -192,6 +199,8 @@ class ThreadPool {
   std::mutex run_mutex_;
   std::vector<Phase*> phases_;
   std::vector<int64_t> items_;
+  bool timed_ = false;
+  std::vector<Clock::time_point> finished_;  // of each phase, where it is timed
   int num_workers_ = 0;
   uint64_t run_ = 0;
   std::atomic<int> num_threads_{1};
@@ -221,7 +230,17 @@ ThreadPool& Pool() {
 
 }  // namespace
 
-void RunPhases(const std::vector<Phase*>& phases, int threads) { Pool().Run(phases, threads); }
+void RunPhases(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
+  Pool().Run(phases, threads, seconds);
+}
+
+void SpinPause() {
+#if defined(__x86_64__)
+  _mm_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 int AvailableCores() {
 #ifdef __linux__

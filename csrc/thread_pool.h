@@ -19,8 +19,12 @@ class Phase {
   virtual void Run(int64_t item, int thread) noexcept = 0;
 };
 
-// Runs the phases on at most `threads` threads, the caller's among them. Calls from several threads take turns.
-void RunPhases(const std::vector<Phase*>& phases, int threads);
+// Runs the phases on at most `threads` threads, the caller's among them. Calls from several threads take turns. With
+// `seconds`, what each phase took is added to its entry there.
+void RunPhases(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds = nullptr);
+
+// Tells the processor that this thread waits in a loop.
+void SpinPause();
 
 // Cores that this process may use.
 int AvailableCores();

@@ -65,6 +65,8 @@ def markdown(cells: Sequence[Summary], probe: Summary, about: str) -> str:
             f"of {PREFILL_ROWS} tokens against the probe at {PREFILL_ROWS} rows without the head:",
             _over_probe(cells, probe["rows"]),
         ]
+    if price := _price(cells):
+        parts += ["What adapters cost: our step over our step without any.", price]
     return "\n\n".join([*parts, *_errors(cells, probe)])
 
 
@@ -126,6 +128,23 @@ def _over_probe(cells: Sequence[Summary], probe: dict[int, Summary]) -> str:
         numbers = (step, limit, step / limit, prefill, prefill_limit, prefill / prefill_limit)
         rows.append((cell["rank"], cell["rows"], *(f"{number:.2f}" for number in numbers)))
     return _table(header, rows)
+
+
+def _price(cells: Sequence[Summary]) -> str:
+    """Ours with adapters over ours at rank 0, a row for each rank; empty where one of the two was not measured."""
+    steps = {(c["rank"], c["rows"]): c["ms_per_step"] for c in cells if c["system"] == OURS and c["runs"]}
+    rows = sorted({count for rank, count in steps if rank == 0})
+    ranks = sorted({rank for rank, _ in steps if rank > 0})
+    if not rows or not ranks:
+        return ""
+
+    def times(rank: int, count: int) -> str:
+        return f"{steps[rank, count] / steps[0, count]:.2f}" if (rank, count) in steps else "not measured"
+
+    return _table(
+        ("rank", *(f"{count} rows" for count in rows)),
+        [(rank, *(times(rank, count) for count in rows)) for rank in ranks],
+    )
 
 
 def _errors(cells: Sequence[Summary], probe: Summary) -> Iterator[str]:

@@ -1,5 +1,6 @@
 // The one function that an instruction set's unit exports: its table of kernels.
 #include "../ops/attention-inl.h"
+#include "../ops/limits-inl.h"
 #include "../ops/linear-inl.h"
 #include "../ops/pointwise-inl.h"
 #include "../ops/shrink-inl.h"
@@ -12,7 +13,9 @@ namespace LORID_ISA {
 
 const Kernels& GetKernels();
 const Kernels& GetKernels() {
-  static constexpr Kernels kernels = {LORID_NAME(LORID_ISA), Shrink, Linear, RmsNorm, SiluMul, Rope, Attention};
+  static constexpr Kernels kernels = {
+      LORID_NAME(LORID_ISA), Shrink,       Linear,      RmsNorm, SiluMul, Rope, Attention, BlockMax, ReadAll,
+      MultiplyFloats,        MultiplyBf16, kActivations};
   return kernels;
 }
 

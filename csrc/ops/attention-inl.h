@@ -1,7 +1,8 @@
-// Causal attention of a few rows of one sequence over its KV pages, for the query heads of one key-value head.
-// Keys are reduced in chunks of 256 absolute positions, each with its own maximum and sums, merged in order; inside a
-// chunk the keys are added in order. So a row's bits depend on its own position and keys alone: not on prefill chunking
-// or tile mates.
+// Causal attention of a few rows over the KV pages of their sequences, for the query heads of one key-value head. Keys
+// are reduced in chunks of 256 absolute positions, each with its own maximum and sums, merged in order; inside a chunk
+// the keys are added in order. So a row's bits depend on its own position and keys alone: not on prefill chunking or
+// tile mates. Neighbours whose sequences have a page in common (rows of one prompt, or rounds of one question) take it
+// together.
 #ifndef LORID_OPS_ATTENTION_INL_H_
 #define LORID_OPS_ATTENTION_INL_H_
 
@@ -13,13 +14,13 @@ namespace {
 
 template <typename T>
 struct AttentionState {
-  T* q;                // [vectors, D]
-  float* scores;       // [vectors, 256]
-  T* probabilities;    // [vectors, 256]
-  float* chunk_value;  // [vectors, Dp]
-  float* value;        // [vectors, Dp]: running, not yet divided by its sum
-  float* most;         // [vectors]
-  float* sum;          // [vectors]; 0 = nothing seen yet
+  Operand<T>* q;              // [vectors, D]
+  float* scores;              // [vectors, 256]
+  Operand<T>* probabilities;  // [vectors, 256]
+  float* chunk_value;         // [vectors, Dp]
+  float* value;               // [vectors, Dp]: running, not yet divided by its sum
+  float* most;                // [vectors]
+  float* sum;                 // [vectors]; 0 = nothing seen yet
 };
 
 // The keys of a chunk that a row may see, relative to the chunk's first.
@@ -28,7 +29,7 @@ struct KeyRange {
 };
 
 inline KeyRange VisibleKeys(const AttentionTile& tile, int row, int64_t chunk_begin) {
-  const int64_t position = tile.first_position + row;
+  const int64_t position = tile.rows[row].position;
   const int64_t begin = tile.window > 0 ? Most(0, position + 1 - tile.window - chunk_begin) : 0;
   const int64_t end = Least(kChunkTokens, position + 1 - chunk_begin);
   return {static_cast<int>(begin), static_cast<int>(Most(end, 0))};
@@ -36,7 +37,7 @@ inline KeyRange VisibleKeys(const AttentionTile& tile, int row, int64_t chunk_be
 
 // Scores to probabilities e^(score - maximum) in the operand's dtype; returns maximum and sum through the references.
 template <typename T>
-inline void SoftmaxRow(float* scores, KeyRange keys, float scale, T* probabilities, float& most, float& sum) {
+inline void SoftmaxRow(float* scores, KeyRange keys, float scale, Operand<T>* probabilities, float& most, float& sum) {
   const int first = keys.begin / kPageTokens * kPageTokens;
   const int last = static_cast<int>(RoundUp(keys.end, kPageTokens));
   const float infinity = __builtin_inff();
@@ -53,7 +54,7 @@ inline void SoftmaxRow(float* scores, KeyRange keys, float scale, T* probabiliti
   for (int j = first; j < last; j += kLanes) {
     const Vec p = Exp(Sub(Load(scores + j), Set1(most)));
     total = Add(total, p);
-    StoreAsN(probabilities + j, p, kLanes);
+    StoreOperandN<T>(probabilities + j, p, kLanes);
   }
   sum = SumLanes(total);
 }
@@ -70,28 +71,61 @@ inline const T* HideKeys(const T* v_page, int hidden, int padded, T* copy) {
   return copy;
 }
 
+constexpr int kPagesAhead = 2;
+
+// A page position of a chunk: which page each row has there, and which keys of the chunk each row sees.
+struct PageView {
+  const AttentionRow* rows;
+  const KeyRange* ranges;
+  int num_rows;
+  int64_t index;  // of the page in a sequence
+  int begin;      // its first key in the chunk
+
+  bool Seen(int m) const { return ranges[m].end > begin && ranges[m].begin < begin + kPageTokens; }
+  bool SeenWhole(int m) const { return ranges[m].end >= begin + kPageTokens && ranges[m].begin <= begin; }
+  int64_t Page(int m) const { return rows[m].pages[index]; }
+
+  // From the row's page to one of its next. A page is too short for the processor to guess where it goes on, and for
+  // memory to answer while it is computed.
+  int64_t PageAhead(int m, int64_t page_bytes) const {
+    const int64_t ahead = Least(kPagesAhead, (ranges[m].end - 1 - begin) / kPageTokens);
+    return ahead > 0 ? (rows[m].pages[index + ahead] - Page(m)) * page_bytes : kNoPrefetch;
+  }
+};
+
+// scores of the page's keys, for the rows that see any of them.
+template <typename T>
+inline void ScorePage(const AttentionState<T>& state, const PageView& view, int heads, int head_dim, const T* k_pages,
+                      int64_t page_size) {
+  for (int m = 0, next; m < view.num_rows; m = next) {
+    next = m + 1;
+    if (!view.Seen(m)) continue;
+    while (next < view.num_rows && view.Seen(next) && view.Page(next) == view.Page(m)) next++;
+    TileBlock(state.q + static_cast<int64_t>(m) * heads * head_dim, head_dim, static_cast<int64_t>(next - m) * heads,
+              k_pages + view.Page(m) * page_size, kPageTokens * (sizeof(T) == 2 ? 2 : 1), head_dim, kPageTokens,
+              state.scores + static_cast<int64_t>(m) * heads * kChunkTokens + view.begin, kChunkTokens, false,
+              view.PageAhead(m, page_size * static_cast<int64_t>(sizeof(T))));
+  }
+}
+
 // chunk_value += probabilities V over the page's keys; rows that see the whole page share its loads, others go alone.
 template <typename T>
-inline void AddPage(const AttentionState<T>& state, const KeyRange* ranges, int rows, int heads, int page,
-                    const T* v_page, int padded) {
+inline void AddPage(const AttentionState<T>& state, const PageView& view, int heads, const T* v_pages,
+                    int64_t page_size, int padded) {
   const int64_t w_stride = sizeof(T) == 2 ? 2 * padded : padded;
-  const int begin = page * kPageTokens;
-  for (int m = 0; m < rows;) {
-    const int left = ranges[m].end - begin;
-    if (left <= 0 || ranges[m].begin >= begin + kPageTokens) {
-      m++;
-      continue;
-    }
-    const int hidden = ranges[m].begin - begin;
-    int next = m + 1;
-    if (left >= kPageTokens && hidden <= 0)
-      while (next < rows && ranges[next].end - begin >= kPageTokens && ranges[next].begin <= begin) next++;
+  for (int m = 0, next; m < view.num_rows; m = next) {
+    next = m + 1;
+    if (!view.Seen(m)) continue;
+    if (view.SeenWhole(m))
+      while (next < view.num_rows && view.SeenWhole(next) && view.Page(next) == view.Page(m)) next++;
+    const int hidden = view.ranges[m].begin - view.begin, left = view.ranges[m].end - view.begin;
+    const T* values = v_pages + view.Page(m) * page_size;
     T copy[kPageTokens * kMaxHeadDim];
-    const T* values = hidden > 0 ? HideKeys(v_page, hidden, padded, copy) : v_page;
-    TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + begin, kChunkTokens,
+    if (hidden > 0) values = HideKeys(values, hidden, padded, copy);
+    TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + view.begin, kChunkTokens,
               static_cast<int64_t>(next - m) * heads, values, w_stride, static_cast<int>(Least(left, kPageTokens)),
-              padded, state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true);
-    m = next;
+              padded, state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true,
+              hidden > 0 ? kNoPrefetch : view.PageAhead(m, page_size * static_cast<int64_t>(sizeof(T))));
   }
 }
 
@@ -113,8 +147,7 @@ inline void MergeChunk(float most, float sum, const float* chunk_value, int padd
 }
 
 template <typename T>
-inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, int64_t chunk_begin, int rows,
-                        int heads) {
+inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, int64_t chunk_begin, int heads) {
   const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
   const int64_t k_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * head_dim;
   const int64_t v_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * padded;
@@ -122,28 +155,28 @@ inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& stat
   const T* v_pages = static_cast<const T*>(tile.v_pages) + static_cast<int64_t>(tile.kv_head) * kPageTokens * padded;
   KeyRange ranges[kMaxTileVectors];
   int first_page = kChunkTokens / kPageTokens, last_page = 0;
-  for (int m = 0; m < rows; m++) {
+  for (int m = 0; m < tile.num_rows; m++) {
     ranges[m] = VisibleKeys(tile, m, chunk_begin);
     if (ranges[m].begin >= ranges[m].end) continue;
     first_page = static_cast<int>(Least(first_page, ranges[m].begin / kPageTokens));
     last_page = static_cast<int>(Most(last_page, RoundUp(ranges[m].end, kPageTokens) / kPageTokens));
   }
-  const int32_t* pages = tile.block_table + chunk_begin / kPageTokens;
-  const int vectors = rows * heads;
+  const auto view = [&](int page) {
+    return PageView{tile.rows, ranges, tile.num_rows, chunk_begin / kPageTokens + page, page * kPageTokens};
+  };
+  const int vectors = tile.num_rows * heads;
   for (int page = first_page; page < last_page; page++)
-    TileBlock(state.q, head_dim, vectors, k_pages + pages[page] * k_page_size, kPageTokens * (sizeof(T) == 2 ? 2 : 1),
-              head_dim, kPageTokens, state.scores + page * kPageTokens, kChunkTokens, false);
+    ScorePage(state, view(page), heads, head_dim, k_pages, k_page_size);
   float most[kMaxGroupHeads], sum[kMaxGroupHeads];
   for (int n = 0; n < vectors; n++) {
     sum[n] = 0;
     const KeyRange keys = ranges[n / heads];
     if (keys.begin < keys.end)
-      SoftmaxRow(state.scores + static_cast<int64_t>(n) * kChunkTokens, keys, tile.scale,
-                 state.probabilities + static_cast<int64_t>(n) * kChunkTokens, most[n], sum[n]);
+      SoftmaxRow<T>(state.scores + static_cast<int64_t>(n) * kChunkTokens, keys, tile.scale,
+                    state.probabilities + static_cast<int64_t>(n) * kChunkTokens, most[n], sum[n]);
     for (int d = 0; d < padded; d += kLanes) Store(state.chunk_value + static_cast<int64_t>(n) * padded + d, Zero());
   }
-  for (int page = first_page; page < last_page; page++)
-    AddPage(state, ranges, rows, heads, page, v_pages + pages[page] * v_page_size, padded);
+  for (int page = first_page; page < last_page; page++) AddPage(state, view(page), heads, v_pages, v_page_size, padded);
   for (int n = 0; n < vectors; n++)
     if (ranges[n / heads].begin < ranges[n / heads].end)
       MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n],
@@ -160,8 +193,8 @@ inline AttentionState<T> CarveScratch(void* scratch, int vectors, int head_dim, 
     return start;
   };
   state.scores = take(static_cast<int64_t>(vectors) * kChunkTokens);
-  state.probabilities = reinterpret_cast<T*>(take(static_cast<int64_t>(vectors) * kChunkTokens));
-  state.q = reinterpret_cast<T*>(take(static_cast<int64_t>(vectors) * head_dim));
+  state.probabilities = reinterpret_cast<Operand<T>*>(take(static_cast<int64_t>(vectors) * kChunkTokens));
+  state.q = reinterpret_cast<Operand<T>*>(take(static_cast<int64_t>(vectors) * head_dim));
   state.chunk_value = take(static_cast<int64_t>(vectors) * padded);
   state.value = take(static_cast<int64_t>(vectors) * padded);
   state.most = take(vectors);
@@ -169,36 +202,56 @@ inline AttentionState<T> CarveScratch(void* scratch, int vectors, int head_dim, 
   return state;
 }
 
-template <typename T, typename Out>
-inline void Attend(const AttentionTile& tile, Out* out) {
-  const int heads = tile.num_heads / tile.num_kv_heads, rows = tile.row_end - tile.row_begin, vectors = rows * heads;
-  const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
-  const AttentionState<T> state = CarveScratch<T>(tile.scratch, vectors, head_dim, padded);
-  for (int n = 0; n < vectors; n++) {
-    const T* q = static_cast<const T*>(tile.q) + (tile.row_begin + n / heads) * tile.q_stride +
-                 static_cast<int64_t>(tile.kv_head * heads + n % heads) * head_dim;
-    for (int d = 0; d < head_dim; d++) state.q[static_cast<int64_t>(n) * head_dim + d] = q[d];
-    state.sum[n] = 0;
+// Gathers the rows' queries of the tile's heads.
+template <typename T>
+inline void LoadQueries(const AttentionTile& tile, const AttentionState<T>& state, int heads) {
+  WithType(tile.q_dtype, [&](auto* type) {
+    for (int n = 0; n < tile.num_rows * heads; n++) {
+      const auto* q = static_cast<decltype(type)>(const_cast<void*>(tile.q)) +
+                      tile.rows[n / heads].row * tile.q_stride +
+                      static_cast<int64_t>(tile.kv_head * heads + n % heads) * tile.head_dim;
+      for (int d = 0; d < tile.head_dim; d += kLanes) {
+        const int lanes = LanesLeft(tile.head_dim - d);
+        StoreAsN(state.q + static_cast<int64_t>(n) * tile.head_dim + d, LoadAsN(q + d, lanes), lanes);
+      }
+    }
+  });
+}
+
+template <typename T>
+inline void StoreValues(const AttentionTile& tile, const AttentionState<T>& state, int heads, int padded) {
+  WithType(tile.out_dtype, [&](auto* type) {
+    for (int n = 0; n < tile.num_rows * heads; n++) {
+      const Vec scale = Set1(1.0f / state.sum[n]);
+      auto* y = static_cast<decltype(type)>(tile.out) + tile.rows[n / heads].row * tile.out_stride +
+                static_cast<int64_t>(tile.kv_head * heads + n % heads) * tile.head_dim;
+      for (int d = 0; d < tile.head_dim; d += kLanes)
+        StoreAsN(y + d, Mul(Load(state.value + static_cast<int64_t>(n) * padded + d), scale),
+                 LanesLeft(tile.head_dim - d));
+    }
+  });
+}
+
+template <typename T>
+inline void Attend(const AttentionTile& tile) {
+  const int heads = tile.num_heads / tile.num_kv_heads, vectors = tile.num_rows * heads;
+  const int padded = static_cast<int>(RoundUp(tile.head_dim, 16));
+  const AttentionState<T> state = CarveScratch<T>(tile.scratch, vectors, tile.head_dim, padded);
+  LoadQueries(tile, state, heads);
+  for (int n = 0; n < vectors; n++) state.sum[n] = 0;
+  int64_t begin = tile.rows[0].position, end = 0;
+  for (int m = 0; m < tile.num_rows; m++) {
+    const int64_t position = tile.rows[m].position;
+    begin = Least(begin, tile.window > 0 ? Most(0, position + 1 - tile.window) : 0);
+    end = Most(end, position + 1);
   }
-  const int64_t seen = tile.window > 0 ? Most(0, static_cast<int64_t>(tile.first_position) + 1 - tile.window) : 0;
-  const int64_t end = static_cast<int64_t>(tile.first_position) + rows;
-  for (int64_t chunk = seen / kChunkTokens * kChunkTokens; chunk < end; chunk += kChunkTokens)
-    AttendChunk(tile, state, chunk, rows, heads);
-  for (int n = 0; n < vectors; n++) {
-    const Vec scale = Set1(1.0f / state.sum[n]);
-    Out* y = out + (tile.row_begin + n / heads) * tile.out_stride +
-             static_cast<int64_t>(tile.kv_head * heads + n % heads) * head_dim;
-    for (int d = 0; d < head_dim; d += kLanes)
-      StoreAsN(y + d, Mul(Load(state.value + static_cast<int64_t>(n) * padded + d), scale), LanesLeft(head_dim - d));
-  }
+  for (int64_t chunk = begin / kChunkTokens * kChunkTokens; chunk < end; chunk += kChunkTokens)
+    AttendChunk(tile, state, chunk, heads);
+  StoreValues(tile, state, heads, padded);
 }
 
 void Attention(const AttentionTile& tile) {
-  WithType(tile.dtype, [&](auto* type) {
-    WithType(tile.out_dtype, [&](auto* out_type) {
-      Attend<typename Pointee<decltype(type)>::Type>(tile, static_cast<decltype(out_type)>(tile.out));
-    });
-  });
+  WithWeightType(tile.dtype, [&](auto* type) { Attend<typename Pointee<decltype(type)>::Type>(tile); });
 }
 
 }  // namespace

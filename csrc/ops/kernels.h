@@ -8,7 +8,9 @@
 
 namespace lorid {
 
-enum class DType : int32_t { kF32 = 0, kBf16 = 1 };
+// kBf16AsF32: values that bf16 holds, each in a float32. It is how an instruction set without a bf16 product wants its
+// activations: whoever makes them rounds them, and no product has to widen them.
+enum class DType : int32_t { kF32 = 0, kBf16 = 1, kBf16AsF32 = 2 };
 
 constexpr int kBlockCols =
     32;  // columns of a packed weight block: [O / 32][I / 2][32][2] in bf16, [O / 32][I][32] in fp32
@@ -18,16 +20,24 @@ constexpr int kMaxTileVectors =
     32;  // query vectors that share the loads of one attention item, unless a group has more heads
 constexpr int kMaxGroupHeads = 256;  // query heads of one key-value head
 constexpr int kMaxHeadDim = 1024;
+constexpr int kMaxBlock = 64;  // logits whose largest one block_max finds
 
 static constexpr int64_t RoundUp(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// The adapters' rows of one target module, and the columns of the fused product that the module owns.
+// What one adapter slot has for one module of O' outputs: nothing (rank 0), A and B, or W + scale B A in W's place.
+struct LoraShare {
+  const void* a;  // [R, I] in the weights' dtype
+  const void* b;  // element (c, r) at c / 32 * b_block_stride + r * b_rank_stride + c % 32, in the weights' dtype
+  int64_t b_block_stride, b_rank_stride;
+  const void* merged;  // packed [O', I], or null; with it the rank is 0
+  int32_t rank;
+  float scale;
+};
+
+// One adapted module of a fused product, and the columns that it owns.
 struct LoraTarget {
-  const void* a;               // [sum R, I] in the activations' dtype
-  const void* b_t;             // [sum R, col_end - col_begin] in the activations' dtype
-  const int32_t* rank_offset;  // [N + 1]
-  const float* scale;          // [N]
-  float* shrunk;               // [T, shrunk_stride]: A x, defined up to each row's rank
+  const LoraShare* shares;  // [N]
+  float* shrunk;            // [T, shrunk_stride]: A x, defined up to each row's rank
   int64_t shrunk_stride;
   int32_t col_begin, col_end;
 };
@@ -35,8 +45,8 @@ struct LoraTarget {
 // Rows [row_begin, row_end) x ranks [rank_begin, rank_end) of one adapter: shrunk = A x. Ranks count from the adapter's
 // first.
 struct ShrinkTile {
-  DType dtype;
-  const void* x;  // [T, I]
+  DType dtype;    // of A
+  const void* x;  // [T, I], as Kernels::activations has it
   int64_t x_stride;
   int32_t in_features;
   const void* a;  // the adapter's [R, I]
@@ -45,12 +55,12 @@ struct ShrinkTile {
   int32_t row_begin, row_end, rank_begin, rank_end;
 };
 
-// Columns [col_begin, col_end) (a multiple of 32 to the next, or to O) of y = W x + bias + sum over targets of scale B
-// shrunk.
+// Rows [row_begin, row_end) and columns [col_begin, col_end) (a multiple of 32 to the next, or to O) of
+// y = W x + bias + sum over targets of scale B shrunk.
 struct LinearTile {
-  DType dtype;      // of x, W, b_t
+  DType dtype;      // of W and B
   DType out_dtype;  // of y
-  const void* x;    // [T, I]
+  const void* x;    // [T, I], as Kernels::activations has it
   int64_t x_stride;
   int32_t in_features, out_features;
   const void* weight;  // packed; null for an expand alone, which adds to y
@@ -58,13 +68,13 @@ struct LinearTile {
   void* y;             // [T, O]
   int64_t y_stride;
   bool add_to_y;
-  int32_t rows;
-  int32_t col_begin, col_end;
+  int32_t row_begin, row_end, col_begin, col_end;
   const LoraTarget* targets;
   int32_t num_targets;
   const int32_t* seg_offset;  // [S + 1]
   const int32_t* seg_slot;    // [S]
   int32_t num_segments;
+  const int32_t* shrinks_left;  // the expand waits until this is 0; null = shrunk is there
 };
 
 struct RmsNormTile {
@@ -95,8 +105,9 @@ struct SiluMulTile {
 //   bf16 pages: k [C][G][D / 2][16][2], v [C][G][8][Dp][2]; fp32 pages: k [C][G][D][16], v [C][G][16][Dp]; Dp = D
 //   rounded up to 16
 struct RopeTile {
-  DType in_dtype, out_dtype;  // of qkv; of q_out and the pages
-  const void* qkv;            // [T, (H + 2 G) D]
+  DType dtype;  // of the pages
+  DType in_dtype, q_dtype;
+  const void* qkv;  // [T, (H + 2 G) D]
   int64_t qkv_stride;
   const float* cos;  // [positions, D / 2]
   const float* sin;
@@ -111,23 +122,29 @@ struct RopeTile {
   void* v_pages;
   int32_t num_heads, num_kv_heads, head_dim;
   int32_t row_begin, row_end;
+  int32_t head_begin, head_end;  // of the H + 2 G of qkv: queries, keys, values
+};
+
+// A row of a sequence, as attention sees it.
+struct AttentionRow {
+  int32_t row, position;
+  const int32_t* pages;  // its sequence's pages, in order
 };
 
 struct AttentionTile {
-  DType dtype;      // of q and the pages
-  DType out_dtype;  // of out
-  const void* q;    // [T, H D]
+  DType dtype;  // of the pages
+  DType q_dtype, out_dtype;
+  const void* q;  // [T, H D]
   int64_t q_stride;
   const void* k_pages;
   const void* v_pages;
-  const int32_t* block_table;  // of this sequence
-  void* out;                   // [T, H D]
+  void* out;  // [T, H D]
   int64_t out_stride;
   float scale;
   int32_t window;  // keys a row sees, itself included; 0 = all before it
   int32_t num_heads, num_kv_heads, head_dim;
-  int32_t row_begin, row_end;
-  int32_t first_position;  // position of row_begin
+  const AttentionRow* rows;  // of any sequences; neighbours with a page in common share its loads
+  int32_t num_rows;
   int32_t kv_head;
   void* scratch;  // AttentionScratchBytes(...)
 };
@@ -140,6 +157,13 @@ struct Kernels {
   void (*silu_mul)(const SiluMulTile&);
   void (*rope)(const RopeTile&);
   void (*attention)(const AttentionTile&);
+  // most[i] = the largest of x[64 i] to x[64 i + 63] (fewer at the end of n), no NaN among them; -infinity if none is
+  // left.
+  void (*block_max)(const float* x, int64_t n, float* most);
+  float (*read_all)(const float* x, int64_t n);  // see limits-inl.h
+  double (*multiply_floats)(int64_t times, float* result);
+  double (*multiply_bf16)(int64_t times, float* result);  // null = no bf16 product
+  DType activations;  // how bf16 activations lie between the ops: kBf16 or kBf16AsF32
 };
 
 static inline int64_t AttentionVectors(int num_heads, int num_kv_heads, int rows) {

@@ -12,23 +12,80 @@ namespace {
 
 constexpr int kRowsAtOnce = 48;  // 48 x 32 sums are 6 KB: they stay in the first-level cache beside the weights
 
-// sum[m][c] += scale * sum over r of shrunk[m][r] b_t[r][c], ranks in order, for rows of one slot; kVecs vectors of
+// A tile as wide as a block of columns streams it at the memory's speed, with a little prefetching. A narrower one must
+// pass over the weights several times, so it takes a panel of them at a time, which stays in the first-level cache, and
+// fetches the next panel meanwhile.
+constexpr bool kWholeBlocks = kTileVecs * kLanes >= kBlockCols;
+constexpr int kStepBytes = 4 * kBlockCols;  // a pair of bf16 features of every column, or one of fp32
+constexpr int kPanelSteps = 32;
+constexpr int kStreamAhead = 8 * kStepBytes;
+
+// sum [rows, 32] = x w over one block of columns.
+template <typename T>
+inline void MultiplyBlock(const Operand<T>* x, int64_t x_stride, int64_t rows, const T* w, int in_features,
+                          float* sum) {
+  constexpr int kFeatures = sizeof(T) == 2 ? 2 : 1;  // of a step
+  constexpr int64_t kStride = kBlockCols * kFeatures;
+  if (kWholeBlocks || rows <= kFewRows) {
+    TileBlock(x, x_stride, rows, w, kStride, in_features, kBlockCols, sum, kBlockCols, false,
+              kWholeBlocks ? kStreamAhead : kNoPrefetch);
+    return;
+  }
+  constexpr int kPanel = kPanelSteps * kFeatures;
+  for (int i = 0; i < in_features; i += kPanel)
+    TileBlock(x + i, x_stride, rows, w + i / kFeatures * kStride, kStride,
+              static_cast<int>(Least(kPanel, in_features - i)), kBlockCols, sum, kBlockCols, i > 0,
+              kPanelSteps * kStepBytes);
+}
+
+// The weights of a slot's rows for the block of columns at col_begin: W, or what an adapter was merged into.
+template <typename T>
+inline const T* BlockWeights(const LinearTile& tile, int slot, int col_begin) {
+  const int64_t block_size =
+      kBlockCols * (sizeof(T) == 2 ? RoundUp(tile.in_features, 2) : static_cast<int64_t>(tile.in_features));
+  for (int t = 0; slot >= 0 && t < tile.num_targets; t++) {
+    const LoraTarget& target = tile.targets[t];
+    if (col_begin < target.col_begin || col_begin >= target.col_end) continue;
+    const void* merged = target.shares[slot].merged;
+    if (merged != nullptr)
+      return static_cast<const T*>(merged) + (col_begin - target.col_begin) / kBlockCols * block_size;
+  }
+  return static_cast<const T*>(tile.weight) + col_begin / kBlockCols * block_size;
+}
+
+// sum [rows, 32] = x w; neighbouring rows with the same weights share their loads.
+template <typename T>
+inline void MultiplyRows(const LinearTile& tile, int row_begin, int row_end, int col_begin, float* sum) {
+  const auto* x = static_cast<const Operand<T>*>(tile.x);
+  int begin = row_begin;
+  const T* weights = BlockWeights<T>(tile, -1, col_begin);
+  const auto multiply = [&](int end) {
+    if (begin < end)
+      MultiplyBlock(x + begin * tile.x_stride, tile.x_stride, end - begin, weights, tile.in_features,
+                    sum + static_cast<int64_t>(begin - row_begin) * kBlockCols);
+    begin = end;
+  };
+  for (int s = 0; tile.num_targets > 0 && s < tile.num_segments && tile.seg_offset[s] < row_end; s++) {
+    if (tile.seg_offset[s + 1] <= row_begin || tile.seg_offset[s] == tile.seg_offset[s + 1]) continue;
+    const T* wanted = BlockWeights<T>(tile, tile.seg_slot[s], col_begin);
+    if (wanted == weights) continue;
+    multiply(static_cast<int>(Most(begin, tile.seg_offset[s])));
+    weights = wanted;
+  }
+  multiply(row_end);
+}
+
+// sum[m][c] += scale * sum over r of shrunk[m][r] b[r][c], ranks in order, for rows of one slot; kVecs vectors of
 // columns.
 template <int kRows, int kVecs, typename T>
-inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, const T* b_t, int64_t b_stride,
-                       int ranks, int last_lanes, float* sum) {
+inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, const T* b, int64_t b_stride, int ranks,
+                       int last_lanes, float* sum) {
   Vec acc[kRows][kVecs];
   for (int m = 0; m < kRows; m++)
     for (int v = 0; v < kVecs; v++) acc[m][v] = Zero();
-  for (int r = 0; r < ranks; r++, b_t += b_stride) {
-    Vec weights[kVecs];
-    for (int v = 0; v < kVecs; v++) weights[v] = LoadAsN(b_t + v * kLanes, v + 1 < kVecs ? kLanes : last_lanes);
-#pragma GCC unroll 16
-    for (int m = 0; m < kRows; m++) {
-      const Vec value = Set1(shrunk[m * shrunk_stride + r]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; v++) acc[m][v] = Fma(weights[v], value, acc[m][v]);
-    }
+  for (int r = 0; r < ranks; r++, b += b_stride) {
+    const auto weight = [&](int v) { return LoadAsN(b + v * kLanes, v + 1 < kVecs ? kLanes : last_lanes); };
+    AddProducts(shrunk + r, shrunk_stride, weight, acc);
   }
   for (int m = 0; m < kRows; m++)
     for (int v = 0; v < kVecs; v++) {
@@ -38,52 +95,61 @@ inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, 
     }
 }
 
-template <int kVecs, typename T>
-inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t,
+template <int kMostRows, int kVecs, typename T>
+inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b,
                        int64_t b_stride, int ranks, int last_lanes, float* sum) {
-  for (; rows >= kTileRows; rows -= kTileRows, shrunk += kTileRows * shrunk_stride, sum += kTileRows * kBlockCols)
-    ExpandTile<kTileRows, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
-  if (rows > 0)
-    WithCount<kTileRows - 1>(rows, [&](auto count) {
-      ExpandTile<decltype(count)::kValue, kVecs>(shrunk, shrunk_stride, scale, b_t, b_stride, ranks, last_lanes, sum);
-    });
-}
-
-template <typename T>
-inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b_t,
-                        int64_t b_stride, int ranks, int columns, float* sum) {
-  for (int c = 0; c < columns;) {
-    const int left = columns - c;
-    if (left > (kTileVecs - 1) * kLanes) {
-      const int lanes = LanesLeft(left - (kTileVecs - 1) * kLanes);
-      ExpandRows<kTileVecs>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, lanes, sum + c);
-      c += kTileVecs * kLanes;
-    } else {
-      ExpandRows<1>(shrunk, shrunk_stride, rows, scale, b_t + c, b_stride, ranks, LanesLeft(left), sum + c);
-      c += kLanes;
-    }
+  for (; rows >= kMostRows; rows -= kMostRows, shrunk += kMostRows * shrunk_stride, sum += kMostRows * kBlockCols)
+    ExpandTile<kMostRows, kVecs>(shrunk, shrunk_stride, scale, b, b_stride, ranks, last_lanes, sum);
+  if constexpr (kMostRows > 1) {
+    if (rows > 0)
+      WithCount<kMostRows - 1>(rows, [&](auto count) {
+        ExpandTile<decltype(count)::kValue, kVecs>(shrunk, shrunk_stride, scale, b, b_stride, ranks, last_lanes, sum);
+      });
   }
 }
 
-// Adds every adapter's share to the sums of rows [row_begin, row_end) and columns [col_begin, col_end).
+// At most 32 columns, which lie side by side in b.
+template <typename T>
+inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b,
+                        int64_t b_stride, int ranks, int columns, float* sum) {
+  int c = 0;
+  const auto take = [&](auto most_rows, auto vecs) {
+    constexpr int kVecs = decltype(vecs)::kValue;
+    const int lanes = LanesLeft(columns - c - (kVecs - 1) * kLanes);
+    ExpandRows<decltype(most_rows)::kValue, kVecs>(shrunk, shrunk_stride, rows, scale, b + c, b_stride, ranks, lanes,
+                                                   sum + c);
+    c += kVecs * kLanes;
+  };
+  while (rows <= kFewRows && columns - c > (kFewVecs - 1) * kLanes) take(Constant<kFewRows>{}, Constant<kFewVecs>{});
+  while (columns - c > (kTileVecs - 1) * kLanes) take(Constant<kTileRows>{}, Constant<kTileVecs>{});
+  while (columns - c > 0) take(Constant<kTileRows>{}, Constant<1>{});
+}
+
+inline void WaitForShrinks(const int32_t* left) {
+  while (left != nullptr && __atomic_load_n(left, __ATOMIC_ACQUIRE) > 0) Pause();
+}
+
+// Adds every low-rank adapter's share to the sums of rows [row_begin, row_end) and columns [col_begin, col_end).
 template <typename T>
 inline void ExpandAll(const LinearTile& tile, int row_begin, int row_end, int col_begin, int col_end, float* sum) {
   for (int t = 0; t < tile.num_targets; t++) {
     const LoraTarget& target = tile.targets[t];
-    const int64_t begin = Most(col_begin, target.col_begin), end = Least(col_end, target.col_end);
-    if (begin >= end) continue;
-    const int64_t b_stride = target.col_end - target.col_begin;
-    for (int s = 0; s < tile.num_segments; s++) {
+    const int begin = static_cast<int>(Most(col_begin, target.col_begin));
+    const int end = static_cast<int>(Least(col_end, target.col_end));
+    for (int s = 0; begin < end && s < tile.num_segments; s++) {
       const int slot = tile.seg_slot[s];
       const int64_t first = Most(row_begin, tile.seg_offset[s]), last = Least(row_end, tile.seg_offset[s + 1]);
-      if (slot < 0 || first >= last) continue;
-      const int64_t rank_begin = target.rank_offset[slot];
-      const int ranks = static_cast<int>(target.rank_offset[slot + 1] - rank_begin);
-      if (ranks == 0) continue;
-      const T* b_t = static_cast<const T*>(target.b_t) + rank_begin * b_stride + (begin - target.col_begin);
-      ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, target.scale[slot],
-                  b_t, b_stride, ranks, static_cast<int>(end - begin),
-                  sum + (first - row_begin) * kBlockCols + (begin - col_begin));
+      if (slot < 0 || first >= last || target.shares[slot].rank == 0) continue;
+      WaitForShrinks(tile.shrinks_left);
+      const LoraShare& share = target.shares[slot];
+      for (int c = begin, next; c < end; c = next) {
+        const int column = c - target.col_begin;  // in the module: its blocks need not be those of the fused product
+        next = static_cast<int>(Least(end, c + kBlockCols - column % kBlockCols));
+        const T* b = static_cast<const T*>(share.b) + column / kBlockCols * share.b_block_stride + column % kBlockCols;
+        ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, share.scale, b,
+                    share.b_rank_stride, share.rank, next - c,
+                    sum + (first - row_begin) * kBlockCols + (c - col_begin));
+      }
     }
   }
 }
@@ -100,7 +166,7 @@ inline void AddBias(const float* bias, int64_t rows, int columns, float* sum) {
 }
 
 template <typename Y>
-inline void StoreSums(const float* sum, int64_t rows, int columns, Y* y, int64_t y_stride, bool add_to_y) {
+inline void WriteRows(const float* sum, int64_t rows, int columns, Y* y, int64_t y_stride, bool add_to_y) {
   for (int64_t m = 0; m < rows; m++, sum += kBlockCols, y += y_stride)
     for (int c = 0; c < columns; c += kLanes) {
       const int lanes = LanesLeft(columns - c);
@@ -109,10 +175,18 @@ inline void StoreSums(const float* sum, int64_t rows, int columns, Y* y, int64_t
     }
 }
 
+inline void WriteSums(const LinearTile& tile, const float* sum, int row_begin, int row_end, int col_begin, int columns,
+                      bool add_to_y) {
+  WithType(tile.out_dtype, [&](auto* type) {
+    auto* y = static_cast<decltype(type)>(tile.y) + row_begin * tile.y_stride + col_begin;
+    WriteRows(sum, row_end - row_begin, columns, y, tile.y_stride, add_to_y);
+  });
+}
+
 // Whether some target has ranks for a slot.
 inline bool HasRanks(const LinearTile& tile, int slot) {
   for (int t = 0; slot >= 0 && t < tile.num_targets; t++)
-    if (tile.targets[t].rank_offset[slot + 1] > tile.targets[t].rank_offset[slot]) return true;
+    if (tile.targets[t].shares[slot].rank > 0) return true;
   return false;
 }
 
@@ -121,37 +195,24 @@ template <typename T>
 inline void ExpandColumns(const LinearTile& tile, int col_begin, int columns, float* sum) {
   for (int s = 0; s < tile.num_segments; s++) {
     if (!HasRanks(tile, tile.seg_slot[s])) continue;
-    const int end = tile.seg_offset[s + 1];
-    for (int row = tile.seg_offset[s]; row < end; row += kRowsAtOnce) {
-      const int rows = static_cast<int>(Least(kRowsAtOnce, end - row));
-      for (int i = 0; i < rows * kBlockCols; i += kLanes) Store(sum + i, Zero());
-      ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
-      WithType(tile.out_dtype, [&](auto* type) {
-        using Y = decltype(type);
-        StoreSums(sum, rows, columns, static_cast<Y>(tile.y) + row * tile.y_stride + col_begin, tile.y_stride, true);
-      });
+    const int end = static_cast<int>(Least(tile.row_end, tile.seg_offset[s + 1]));
+    for (int row = static_cast<int>(Most(tile.row_begin, tile.seg_offset[s])); row < end; row += kRowsAtOnce) {
+      const int next = static_cast<int>(Least(row + kRowsAtOnce, end));
+      for (int i = 0; i < (next - row) * kBlockCols; i += kLanes) Store(sum + i, Zero());
+      ExpandAll<T>(tile, row, next, col_begin, col_begin + columns, sum);
+      WriteSums(tile, sum, row, next, col_begin, columns, true);
     }
   }
 }
 
 template <typename T>
 inline void LinearColumns(const LinearTile& tile, int col_begin, int columns, float* sum) {
-  const int in_features = tile.in_features;
-  const T* x = static_cast<const T*>(tile.x);
-  const int64_t w_stride = kBlockCols * (sizeof(T) == 2 ? 2 : 1);
-  const int64_t block_size = kBlockCols * (sizeof(T) == 2 ? RoundUp(in_features, 2) : in_features);
-  const T* w = static_cast<const T*>(tile.weight) + col_begin / kBlockCols * block_size;
-  for (int row = 0; row < tile.rows; row += kRowsAtOnce) {
-    const int rows = static_cast<int>(Least(kRowsAtOnce, tile.rows - row));
-    TileBlock(x + row * tile.x_stride, tile.x_stride, rows, w, w_stride, in_features, kBlockCols, sum, kBlockCols,
-              false);
-    if (tile.bias != nullptr) AddBias(tile.bias + col_begin, rows, columns, sum);
-    ExpandAll<T>(tile, row, row + rows, col_begin, col_begin + columns, sum);
-    WithType(tile.out_dtype, [&](auto* type) {
-      using Y = decltype(type);
-      StoreSums(sum, rows, columns, static_cast<Y>(tile.y) + row * tile.y_stride + col_begin, tile.y_stride,
-                tile.add_to_y);
-    });
+  for (int row = tile.row_begin; row < tile.row_end; row += kRowsAtOnce) {
+    const int next = static_cast<int>(Least(row + kRowsAtOnce, tile.row_end));
+    MultiplyRows<T>(tile, row, next, col_begin, sum);
+    if (tile.bias != nullptr) AddBias(tile.bias + col_begin, next - row, columns, sum);
+    ExpandAll<T>(tile, row, next, col_begin, col_begin + columns, sum);
+    WriteSums(tile, sum, row, next, col_begin, columns, tile.add_to_y);
   }
 }
 
@@ -159,7 +220,7 @@ void Linear(const LinearTile& tile) {
   alignas(64) float sum[kRowsAtOnce * kBlockCols];
   for (int c = tile.col_begin; c < tile.col_end; c += kBlockCols) {
     const int columns = static_cast<int>(Least(kBlockCols, tile.out_features - c));
-    WithType(tile.dtype, [&](auto* type) {
+    WithWeightType(tile.dtype, [&](auto* type) {
       using T = typename Pointee<decltype(type)>::Type;
       if (tile.weight != nullptr) {
         LinearColumns<T>(tile, c, columns, sum);

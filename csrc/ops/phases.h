@@ -4,6 +4,7 @@
 #ifndef LORID_OPS_PHASES_H_
 #define LORID_OPS_PHASES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
@@ -22,7 +23,7 @@ struct Segments {
 
 class ShrinkPhase : public Phase {
  public:
-  DType dtype = DType::kF32;
+  DType dtype = DType::kF32;  // of A
   const void* x = nullptr;
   int64_t x_stride = 0;
   int32_t in_features = 0;
@@ -36,18 +37,46 @@ class ShrinkPhase : public Phase {
   std::vector<ShrinkTile> tiles_;
 };
 
+// A fused linear with its adapters: the shrinks are its first items, so that the others, which multiply by W first,
+// find them done. What follows element by element is done to the columns of an item while they are in the cache.
 class LinearPhase : public Phase {
  public:
+  enum class Then { kNothing, kSiluMul, kRope };
+
   LinearTile tile = {};                              // rows, columns and segments are filled in
   const std::vector<LoraTarget>* targets = nullptr;  // null = none
+  bool shrunk = false;                               // the targets' A x is there already
   const Segments* segments = nullptr;
   const int32_t* rows = nullptr;  // where it is not all rows of the segments
+  Then then = Then::kNothing;
+  SiluMulTile silu_mul = {};  // of y; rows and columns are filled in
+  RopeTile rope = {};         // of y; rows, heads, positions and places are filled in
+  const int32_t* const* positions = nullptr;
+  const int64_t* const* cache_slot = nullptr;
 
   int64_t Prepare(int threads) override;
   void Run(int64_t item, int thread) noexcept override;
 
  private:
-  int32_t columns_per_item_ = kBlockCols;
+  int64_t PrepareShrinks(int threads);
+  void RunColumns(int32_t row_begin, int32_t row_end, int32_t col_begin, int32_t col_end) const;
+
+  ShrinkPhase shrink_;
+  int32_t shrinks_ = 0, shrinks_left_ = 0;
+  int32_t columns_ = 0, columns_per_item_ = kBlockCols;  // of those that the items divide among themselves
+  int32_t row_groups_ = 1, rows_per_group_ = 0;
+};
+
+// y = x widened, for an instruction set that takes bf16 activations as float32.
+class WidenPhase : public Phase {
+ public:
+  const uint16_t* x = nullptr;  // [T, I]
+  int64_t x_stride = 0;
+  int32_t rows = 0, features = 0;
+  float* y = nullptr;  // [T, I] without gaps
+
+  int64_t Prepare(int threads) override;
+  void Run(int64_t item, int thread) noexcept override;
 };
 
 class RmsNormPhase : public Phase {
@@ -95,21 +124,38 @@ struct Sequences {
   const int32_t* positions = nullptr;  // [T]
 };
 
+// Which rows are attended together; the same for every layer of a step.
+class AttentionPlan {
+ public:
+  struct Group {
+    int32_t begin, end;  // of rows
+  };
+
+  void Build(const Sequences& sequences, int num_heads, int num_kv_heads, int threads);
+  int64_t count() const { return static_cast<int64_t>(groups_.size()); }
+  const Group& group(int64_t index) const { return groups_[static_cast<std::size_t>(index)]; }
+  const AttentionRow* rows() const { return rows_.data(); }
+  int32_t most_rows() const { return most_rows_; }  // of a group
+
+ private:
+  void AddGroups(int32_t begin, int32_t rows_per_group);
+
+  std::vector<AttentionRow> rows_;
+  std::vector<Group> groups_;
+  int32_t most_rows_ = 0;
+};
+
 class AttentionPhase : public Phase {
  public:
-  AttentionTile tile = {};
-  const Sequences* sequences = nullptr;
+  AttentionTile tile = {};  // rows, head and scratch are filled in
+  const AttentionPlan* plan = nullptr;
+  std::vector<char>* scratch = nullptr;  // grown as needed; phases that do not run at once may share it
 
   int64_t Prepare(int threads) override;
   void Run(int64_t item, int thread) noexcept override;
 
  private:
-  struct Item {
-    int32_t sequence, row_begin, row_end;
-  };
-  std::vector<Item> items_;
-  std::vector<char> scratch_;
-  int64_t scratch_bytes_ = 0;
+  int64_t scratch_bytes_ = 0;  // of a thread
 };
 
 // y[t] = row token_ids[t] of a packed weight, widened to fp32 or copied.

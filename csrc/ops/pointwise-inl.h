@@ -1,5 +1,5 @@
-// The ops that touch each element once: rms_norm, silu_mul, and rope with the write of keys and values into their
-// pages.
+// The ops that touch each element once: rms_norm, silu_mul, rope with the write of keys and values into their pages,
+// and the largest logits.
 #ifndef LORID_OPS_POINTWISE_INL_H_
 #define LORID_OPS_POINTWISE_INL_H_
 
@@ -25,7 +25,7 @@ inline void NormRow(const X* x, const float* weight, float epsilon, int features
 }
 
 void RmsNorm(const RmsNormTile& tile) {
-  WithType(tile.in_dtype, [&](auto* in) {
+  WithWeightType(tile.in_dtype, [&](auto* in) {
     WithType(tile.out_dtype, [&](auto* out) {
       for (int64_t t = tile.row_begin; t < tile.row_end; t++) {
         const int64_t from = tile.row_index == nullptr ? t : tile.row_index[t];
@@ -37,7 +37,7 @@ void RmsNorm(const RmsNormTile& tile) {
 }
 
 void SiluMul(const SiluMulTile& tile) {
-  WithType(tile.in_dtype, [&](auto* in) {
+  WithWeightType(tile.in_dtype, [&](auto* in) {
     WithType(tile.out_dtype, [&](auto* out) {
       for (int64_t t = tile.row_begin; t < tile.row_end; t++) {
         const auto* gate = static_cast<decltype(in)>(const_cast<void*>(tile.x)) + t * tile.x_stride;
@@ -89,43 +89,72 @@ inline int64_t ValueIndex(int head, int padded, int place, int d) {
   return sizeof(Y) == 2 ? start + (place / 2) * 2 * padded + d * 2 + place % 2 : start + place * padded + d;
 }
 
+template <typename Y>
+inline Y* PageOf(void* pages, int64_t slot, int64_t head_elements, int num_kv_heads) {
+  return static_cast<Y*>(pages) + slot / kPageTokens * kPageTokens * num_kv_heads * head_elements;
+}
+
 template <typename X, typename Y>
-inline void WriteKeyValue(const RopeTile& tile, const X* key, const X* value, const float* cos, const float* sin,
-                          int64_t slot) {
-  const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
+inline void WriteKey(const RopeTile& tile, const X* key, int head, const float* cos, const float* sin, int64_t slot) {
   const int place = static_cast<int>(slot % kPageTokens);
-  Y* k_page = static_cast<Y*>(tile.k_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * head_dim;
-  Y* v_page = static_cast<Y*>(tile.v_pages) + slot / kPageTokens * kPageTokens * tile.num_kv_heads * padded;
+  Y* page = PageOf<Y>(tile.k_pages, slot, tile.head_dim, tile.num_kv_heads);
   Y row[kMaxHeadDim];
-  for (int g = 0; g < tile.num_kv_heads; g++, key += head_dim, value += head_dim) {
-    NormRotateHead(tile, key, tile.k_norm, cos, sin, row);
-    for (int d = 0; d < head_dim; d++) k_page[KeyIndex<Y>(g, head_dim, place, d)] = row[d];
-    for (int d = 0; d < head_dim; d += kLanes) {
-      const int lanes = LanesLeft(head_dim - d);
-      StoreAsN(row + d, LoadAsN(value + d, lanes), lanes);
-    }
-    for (int d = 0; d < head_dim; d++) v_page[ValueIndex<Y>(g, padded, place, d)] = row[d];
+  NormRotateHead(tile, key, tile.k_norm, cos, sin, row);
+  for (int d = 0; d < tile.head_dim; d++) page[KeyIndex<Y>(head, tile.head_dim, place, d)] = row[d];
+}
+
+template <typename X, typename Y>
+inline void WriteValue(const RopeTile& tile, const X* value, int head, int64_t slot) {
+  const int place = static_cast<int>(slot % kPageTokens), padded = static_cast<int>(RoundUp(tile.head_dim, 16));
+  Y* page = PageOf<Y>(tile.v_pages, slot, padded, tile.num_kv_heads);
+  Y row[kMaxHeadDim];
+  for (int d = 0; d < tile.head_dim; d += kLanes) {
+    const int lanes = LanesLeft(tile.head_dim - d);
+    StoreAsN(row + d, LoadAsN(value + d, lanes), lanes);
   }
+  for (int d = 0; d < tile.head_dim; d++) page[ValueIndex<Y>(head, padded, place, d)] = row[d];
+}
+
+template <typename X>
+inline void RopeHead(const RopeTile& tile, const X* qkv, int64_t t, int head) {
+  const X* x = qkv + t * tile.qkv_stride + static_cast<int64_t>(head) * tile.head_dim;
+  const int64_t angles = static_cast<int64_t>(tile.positions[t]) * (tile.head_dim / 2), slot = tile.cache_slot[t];
+  const float *cos = tile.cos + angles, *sin = tile.sin + angles;
+  const int key = head - tile.num_heads, value = key - tile.num_kv_heads;
+  if (key < 0)
+    return WithType(tile.q_dtype, [&](auto* type) {
+      auto* q = static_cast<decltype(type)>(tile.q_out) + t * tile.q_out_stride;
+      NormRotateHead(tile, x, tile.q_norm, cos, sin, q + static_cast<int64_t>(head) * tile.head_dim);
+    });
+  WithWeightType(tile.dtype, [&](auto* type) {
+    using Y = typename Pointee<decltype(type)>::Type;
+    if (value < 0) {
+      WriteKey<X, Y>(tile, x, key, cos, sin, slot);
+    } else {
+      WriteValue<X, Y>(tile, x, value, slot);
+    }
+  });
 }
 
 void Rope(const RopeTile& tile) {
-  const int head_dim = tile.head_dim, half = head_dim / 2;
-  WithType(tile.in_dtype, [&](auto* in) {
-    WithType(tile.out_dtype, [&](auto* out) {
-      using X = typename Pointee<decltype(in)>::Type;
-      using Y = typename Pointee<decltype(out)>::Type;
-      for (int64_t t = tile.row_begin; t < tile.row_end; t++) {
-        const X* qkv = static_cast<const X*>(tile.qkv) + t * tile.qkv_stride;
-        const float* cos = tile.cos + static_cast<int64_t>(tile.positions[t]) * half;
-        const float* sin = tile.sin + static_cast<int64_t>(tile.positions[t]) * half;
-        Y* q = static_cast<Y*>(tile.q_out) + t * tile.q_out_stride;
-        for (int h = 0; h < tile.num_heads; h++)
-          NormRotateHead(tile, qkv + h * head_dim, tile.q_norm, cos, sin, q + h * head_dim);
-        const X* key = qkv + tile.num_heads * head_dim;
-        WriteKeyValue<X, Y>(tile, key, key + tile.num_kv_heads * head_dim, cos, sin, tile.cache_slot[t]);
-      }
-    });
+  WithWeightType(tile.in_dtype, [&](auto* type) {
+    using X = typename Pointee<decltype(type)>::Type;
+    for (int64_t t = tile.row_begin; t < tile.row_end; t++)
+      for (int head = tile.head_begin; head < tile.head_end; head++)
+        RopeHead(tile, static_cast<const X*>(tile.qkv), t, head);
   });
+}
+
+// The comparison is with the largest so far in second place, which stays where a logit is NaN.
+void BlockMax(const float* x, int64_t n, float* most) {
+  for (int64_t begin = 0; begin < n; begin += kMaxBlock, most++) {
+    const int64_t end = Least(begin + kMaxBlock, n);
+    Vec top = Set1(-__builtin_inff());
+    int64_t i = begin;
+    for (; i + kLanes <= end; i += kLanes) top = Max(Load(x + i), top);
+    *most = MaxLanes(top);
+    for (; i < end; i++) *most = x[i] > *most ? x[i] : *most;
+  }
 }
 
 }  // namespace

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
+
+#include "../dispatch.h"
 
 namespace lorid {
 namespace {
@@ -11,18 +14,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 // A NaN counts as impossible, so that it can be neither drawn nor compared.
 float LogitAt(const float* logits, int64_t id) { return std::isnan(logits[id]) ? -kInfinity : logits[id]; }
-
-int32_t LargestId(const float* logits, int32_t vocabulary) {
-  int32_t best = -1;
-  float most = -kInfinity;
-  for (int32_t id = 0; id < vocabulary; id++) {
-    if (logits[id] > most) {
-      most = logits[id];
-      best = id;
-    }
-  }
-  return best;
-}
 
 }  // namespace
 
@@ -46,44 +37,55 @@ double PhiloxUniform(uint64_t key, uint32_t sample, uint32_t position) {
 int64_t SamplePhase::Prepare(int threads) {
   if (args->rows == 0) return 0;
   scratch_.resize(std::max<size_t>(scratch_.size(), threads));
-  for (auto& candidates : scratch_) candidates.reserve(vocabulary);
+  for (Scratch& scratch : scratch_) {
+    scratch.most.resize(static_cast<size_t>((vocabulary + kMaxBlock - 1) / kMaxBlock));
+    scratch.candidates.reserve(vocabulary);
+  }
   return args->rows;
 }
 
 void SamplePhase::Run(int64_t item, int thread) noexcept {
   const float* row = logits + item * logits_stride;
-  args->token_ids[item] = Draw(row, item, scratch_[thread]);
-  if (args->num_logprobs >= 0) LogProbs(row, item, scratch_[thread]);
+  Scratch& scratch = scratch_[thread];
+  ActiveKernels().block_max(row, vocabulary, scratch.most.data());
+  args->token_ids[item] = Draw(row, item, scratch);
+  if (args->num_logprobs >= 0) LogProbs(row, item, scratch);
 }
 
-// The `count` largest, in order; ties go to the lower id.
-void SamplePhase::Largest(const float* logits, int64_t count, std::vector<Candidate>& candidates) const {
+int32_t SamplePhase::LargestId(const float* logits, const Scratch& scratch) const {
+  const auto most = std::max_element(scratch.most.begin(), scratch.most.end());
+  if (*most == -kInfinity) return -1;
+  const int64_t begin = (most - scratch.most.begin()) * kMaxBlock;
+  return static_cast<int32_t>(std::find(logits + begin, logits + vocabulary, *most) - logits);
+}
+
+// The `count` largest, in order; ties go to the lower id. The count-th largest of the blocks' largest is no larger than
+// the count-th largest logit: only blocks that reach it are looked at.
+void SamplePhase::Largest(const float* logits, int64_t count, Scratch& scratch) const {
+  std::vector<Candidate>& candidates = scratch.candidates;
   candidates.clear();
-  if (count * 16 <
-      vocabulary) {  // few: a heap whose front is the worst one kept; nearly every logit fails the first test
-    float bound = -kInfinity;
-    for (int32_t id = 0; id < vocabulary; id++) {
-      const bool full = static_cast<int64_t>(candidates.size()) == count;
-      if (full ? !(logits[id] > bound) : std::isnan(logits[id])) continue;
-      if (full) {
-        std::pop_heap(candidates.begin(), candidates.end(), Before);
-        candidates.pop_back();
-      }
-      candidates.push_back({logits[id], id});
-      std::push_heap(candidates.begin(), candidates.end(), Before);
-      bound = candidates.front().logit;
-    }
-    std::sort_heap(candidates.begin(), candidates.end(), Before);
-    return;
+  const auto blocks = static_cast<int64_t>(scratch.most.size());
+  float bound = -kInfinity;
+  if (count <= blocks) {
+    scratch.ordered = scratch.most;
+    std::nth_element(scratch.ordered.begin(), scratch.ordered.begin() + (count - 1), scratch.ordered.end(),
+                     std::greater<float>());
+    bound = scratch.ordered[static_cast<size_t>(count - 1)];
   }
-  for (int32_t id = 0; id < vocabulary; id++) candidates.push_back({LogitAt(logits, id), id});
-  const auto kept = candidates.begin() + std::min<int64_t>(count, vocabulary);
+  for (int64_t block = 0; block < blocks; block++) {
+    if (scratch.most[static_cast<size_t>(block)] < bound) continue;
+    const int64_t end = std::min<int64_t>((block + 1) * kMaxBlock, vocabulary);
+    for (int64_t id = block * kMaxBlock; id < end; id++)
+      if (const float logit = LogitAt(logits, id); logit >= bound)
+        candidates.push_back({logit, static_cast<int32_t>(id)});
+  }
+  const auto kept = candidates.begin() + std::min<int64_t>(count, static_cast<int64_t>(candidates.size()));
   std::partial_sort(candidates.begin(), kept, candidates.end(), Before);
   candidates.erase(kept, candidates.end());
 }
 
-int32_t SamplePhase::Draw(const float* logits, int64_t row, std::vector<Candidate>& candidates) const {
-  const int32_t best = LargestId(logits, vocabulary);
+int32_t SamplePhase::Draw(const float* logits, int64_t row, Scratch& scratch) const {
+  const int32_t best = LargestId(logits, scratch);
   const float temperature = args->temperature[row];
   if (temperature == 0 || best < 0 || logits[best] == kInfinity) return best;
   const double most = logits[best], uniform = PhiloxUniform(args->philox_key[row], args->philox_counter[2 * row],
@@ -107,7 +109,8 @@ int32_t SamplePhase::Draw(const float* logits, int64_t row, std::vector<Candidat
     count = 256;
   }
   while (true) {  // with top-k once; for top-p alone, more and more of the largest until they hold enough
-    Largest(logits, count, candidates);
+    Largest(logits, count, scratch);
+    const std::vector<Candidate>& candidates = scratch.candidates;
     if (!all) {
       total = 0;
       for (const Candidate& candidate : candidates) total += weight(candidate.logit);
@@ -127,8 +130,8 @@ int32_t SamplePhase::Draw(const float* logits, int64_t row, std::vector<Candidat
   }
 }
 
-void SamplePhase::LogProbs(const float* logits, int64_t row, std::vector<Candidate>& candidates) const {
-  const int32_t token = args->token_ids[row], best = LargestId(logits, vocabulary);
+void SamplePhase::LogProbs(const float* logits, int64_t row, Scratch& scratch) const {
+  const int32_t token = args->token_ids[row], best = LargestId(logits, scratch);
   const int32_t count = args->num_logprobs;
   const double most = best < 0 ? 0 : logits[best];
   double total = 0;
@@ -141,7 +144,8 @@ void SamplePhase::LogProbs(const float* logits, int64_t row, std::vector<Candida
   args->logprob[row] = token < 0 ? -kInfinity : static_cast<float>(logits[token] - normaliser);
   args->rank[row] = rank;
   if (count == 0) return;
-  Largest(logits, count, candidates);
+  Largest(logits, count, scratch);
+  const std::vector<Candidate>& candidates = scratch.candidates;
   for (int32_t i = 0; i < count; i++) {
     const bool there = i < static_cast<int32_t>(candidates.size());
     args->top_ids[static_cast<int64_t>(row) * count + i] = there ? candidates[i].id : -1;

@@ -49,14 +49,20 @@ class SamplePhase : public Phase {
     float logit;
     int32_t id;
   };
-  int32_t Draw(const float* logits, int64_t row, std::vector<Candidate>& candidates) const;
-  void LogProbs(const float* logits, int64_t row, std::vector<Candidate>& candidates) const;
-  void Largest(const float* logits, int64_t count, std::vector<Candidate>& candidates) const;
+  struct Scratch {
+    std::vector<float> most;            // the largest logit of each 64
+    std::vector<float> ordered;         // the same, partly sorted
+    std::vector<Candidate> candidates;  // with room for the whole vocabulary
+  };
+  int32_t LargestId(const float* logits, const Scratch& scratch) const;
+  int32_t Draw(const float* logits, int64_t row, Scratch& scratch) const;
+  void LogProbs(const float* logits, int64_t row, Scratch& scratch) const;
+  void Largest(const float* logits, int64_t count, Scratch& scratch) const;
   static bool Before(const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
   }
 
-  std::vector<std::vector<Candidate>> scratch_;  // one a thread, with room for the whole vocabulary
+  std::vector<Scratch> scratch_;  // one a thread
 };
 
 }  // namespace lorid

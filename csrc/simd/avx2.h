@@ -12,9 +12,9 @@ namespace {
 
 using Vec = __m256;
 constexpr int kLanes = 8;
-constexpr int kTileVecs = 2;
-constexpr int kTileRows = 4;  // 8 accumulators, 4 weights, 2 broadcasts: 14 of 16 registers
-constexpr int kDotRows = 2, kDotRanks = 2;
+constexpr int kTileRows = 6, kTileVecs = 2;  // 12 accumulators, 2 weights, a broadcast: 15 of 16 registers
+constexpr int kFewRows = 3, kFewVecs = 4;    // 12 accumulators, 3 broadcasts, a weight
+constexpr int kDotRows = 2, kDotRanks = 4;
 
 inline __m256i FirstLanes(int n) {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
@@ -29,7 +29,11 @@ inline Vec Add(Vec a, Vec b) { return _mm256_add_ps(a, b); }
 inline Vec Sub(Vec a, Vec b) { return _mm256_sub_ps(a, b); }
 inline Vec Mul(Vec a, Vec b) { return _mm256_mul_ps(a, b); }
 inline Vec Div(Vec a, Vec b) { return _mm256_div_ps(a, b); }
-inline Vec Fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+// The sum stays in its own register: given the choice, GCC moves sums about until some of them are spilled.
+inline Vec Fma(Vec a, Vec b, Vec sum) {
+  asm("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(a), "x"(b));
+  return sum;
+}
 inline Vec Max(Vec a, Vec b) { return _mm256_max_ps(a, b); }  // b where either is NaN
 inline Vec Min(Vec a, Vec b) { return _mm256_min_ps(a, b); }
 inline Vec ZeroWhereLess(Vec x, Vec bound, Vec y) { return _mm256_and_ps(_mm256_cmp_ps(x, bound, _CMP_NLT_UQ), y); }
@@ -71,24 +75,16 @@ inline void StoreBf16N(uint16_t* p, Vec x, int n) {
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
 
-// Pairs: 16 bf16 as 8 pairs, one pair to a lane of the accumulator.
-struct Pairs {
-  Vec even, odd;
-};
-inline Pairs AsPairs(__m256i bits) {
-  return {_mm256_castsi256_ps(_mm256_slli_epi32(bits, 16)),
-          _mm256_castsi256_ps(_mm256_and_si256(bits, _mm256_set1_epi32(static_cast<int>(0xffff0000u))))};
+inline Vec RoundBf16(Vec x) { return Widen(Narrow(x)); }
+
+// The first, and the second, of each of 8 pairs of bf16.
+inline Vec EvenOfPairs(const uint16_t* p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16));
 }
-inline Vec DotPairs(const Pairs& a, const Pairs& b, Vec sum) { return Fma(a.odd, b.odd, Fma(a.even, b.even, sum)); }
-inline Pairs LoadPairs(const uint16_t* p) { return AsPairs(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, zeros after them
-  alignas(32) uint16_t lanes[16] = {};
-  for (int i = 0; i < n; i++) lanes[i] = p[i];
-  return AsPairs(_mm256_load_si256(reinterpret_cast<const __m256i*>(lanes)));
+inline Vec OddOfPairs(const uint16_t* p) {  // two shifts: a mask would take a register from a tile
+  const __m256i high = _mm256_srli_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)), 16);
+  return _mm256_castsi256_ps(_mm256_slli_epi32(high, 16));
 }
-inline Pairs SetPair(uint32_t bits) {
-  return AsPairs(_mm256_set1_epi32(static_cast<int>(bits)));
-}  // the first of the pair in the low half
 
 }  // namespace
 }  // namespace LORID_ISA

@@ -12,8 +12,8 @@ namespace {
 
 using Vec = __m512;
 constexpr int kLanes = 16;
-constexpr int kTileVecs = 2;   // vectors of columns in a register tile
-constexpr int kTileRows = 12;  // 24 accumulators, 4 weights, 2 broadcasts: 30 of 32 registers
+constexpr int kTileRows = 12, kTileVecs = 2;  // 24 accumulators, 2 weights, a broadcast and a mask: 28 of 32 registers
+constexpr int kFewRows = 1, kFewVecs = 2;     // a whole block of columns: more would need a second stream of weights
 constexpr int kDotRows = 4, kDotRanks = 4;
 
 inline __mmask16 FirstLanes(int n) { return static_cast<__mmask16>((1u << n) - 1); }
@@ -54,28 +54,29 @@ inline __m256i Narrow(Vec x) {  // to nearest even; a NaN stays one
 inline void StoreBf16(uint16_t* p, Vec x) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), Narrow(x)); }
 inline void StoreBf16N(uint16_t* p, Vec x, int n) { _mm256_mask_storeu_epi16(p, FirstLanes(n), Narrow(x)); }
 
-// Pairs: 32 bf16 as 16 pairs, one pair to a lane of the accumulator.
+inline Vec RoundBf16(Vec x) { return Widen(Narrow(x)); }
+
+// The first, and the second, of each of 16 pairs of bf16.
+inline Vec EvenOfPairs(const uint16_t* p) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(p), 16)); }
+inline Vec OddOfPairs(const uint16_t* p) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
 #ifdef LORID_BF16_DOT
+// 32 bf16 as 16 pairs, one pair to a lane of the accumulator.
 using Pairs = __m512bh;
-inline Pairs AsPairs(__m512i bits) { return (__m512bh)bits; }
 inline Vec DotPairs(Pairs a, Pairs b, Vec sum) { return _mm512_dpbf16_ps(sum, a, b); }
-#else
-struct Pairs {
-  Vec even, odd;
-};
-inline Pairs AsPairs(__m512i bits) {
-  return {_mm512_castsi512_ps(_mm512_slli_epi32(bits, 16)),
-          _mm512_castsi512_ps(_mm512_and_si512(bits, _mm512_set1_epi32(static_cast<int>(0xffff0000u))))};
-}
-inline Vec DotPairs(const Pairs& a, const Pairs& b, Vec sum) { return Fma(a.odd, b.odd, Fma(a.even, b.even, sum)); }
-#endif
-inline Pairs LoadPairs(const uint16_t* p) { return AsPairs(_mm512_loadu_si512(p)); }
+inline Pairs LoadPairs(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
 inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, zeros after them
-  return AsPairs(_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p));
+  return (__m512bh)_mm512_maskz_loadu_epi16(static_cast<__mmask32>((uint64_t{1} << n) - 1), p);
 }
-inline Pairs SetPair(uint32_t bits) {
-  return AsPairs(_mm512_set1_epi32(static_cast<int>(bits)));
-}  // the first of the pair in the low half
+inline Pairs LoadEvenPairs(const uint16_t* p) {  // zeros for the second of each pair
+  return (__m512bh)_mm512_maskz_loadu_epi16(0x55555555u, p);
+}
+inline Pairs SetPair(uint32_t bits) {  // the first of the pair in the low half
+  return (__m512bh)_mm512_set1_epi32(static_cast<int>(bits));
+}
+#endif
 
 }  // namespace
 }  // namespace LORID_ISA

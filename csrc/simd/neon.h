@@ -12,8 +12,8 @@ namespace {
 
 using Vec = float32x4_t;
 constexpr int kLanes = 4;
-constexpr int kTileVecs = 4;
-constexpr int kTileRows = 4;  // 16 accumulators, 8 weights, 2 broadcasts: 26 of 32 registers
+constexpr int kTileRows = 6, kTileVecs = 4;  // 24 accumulators, 4 weights, a broadcast and a mask: 30 of 32 registers
+constexpr int kFewRows = 2, kFewVecs = 8;    // 16 accumulators, 8 weights
 constexpr int kDotRows = 2, kDotRanks = 4;
 
 inline Vec Zero() { return vdupq_n_f32(0); }
@@ -35,7 +35,7 @@ inline Vec Sub(Vec a, Vec b) { return vsubq_f32(a, b); }
 inline Vec Mul(Vec a, Vec b) { return vmulq_f32(a, b); }
 inline Vec Div(Vec a, Vec b) { return vdivq_f32(a, b); }
 inline Vec Fma(Vec a, Vec b, Vec c) { return vfmaq_f32(c, a, b); }
-inline Vec Max(Vec a, Vec b) { return vmaxq_f32(a, b); }  // NaN where either is NaN
+inline Vec Max(Vec a, Vec b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }  // b where either is NaN
 inline Vec Min(Vec a, Vec b) { return vminq_f32(a, b); }
 inline Vec ZeroWhereLess(Vec x, Vec bound, Vec y) {
   return vreinterpretq_f32_u32(vbicq_u32(vreinterpretq_u32_f32(y), vcltq_f32(x, bound)));
@@ -67,22 +67,14 @@ inline void StoreBf16N(uint16_t* p, Vec x, int n) {
   for (int i = 0; i < n; i++) p[i] = lanes[i];
 }
 
-// Pairs: 8 bf16 as 4 pairs, one pair to a lane of the accumulator.
-struct Pairs {
-  Vec even, odd;
-};
-inline Pairs AsPairs(uint32x4_t bits) {
-  return {vreinterpretq_f32_u32(vshlq_n_u32(bits, 16)),
-          vreinterpretq_f32_u32(vandq_u32(bits, vdupq_n_u32(0xffff0000u)))};
+inline Vec RoundBf16(Vec x) { return vreinterpretq_f32_u32(vshll_n_u16(Narrow(x), 16)); }
+
+// The first, and the second, of each of 4 pairs of bf16.
+inline uint32x4_t PairBits(const uint16_t* p) { return vreinterpretq_u32_u16(vld1q_u16(p)); }
+inline Vec EvenOfPairs(const uint16_t* p) { return vreinterpretq_f32_u32(vshlq_n_u32(PairBits(p), 16)); }
+inline Vec OddOfPairs(const uint16_t* p) {
+  return vreinterpretq_f32_u32(vandq_u32(PairBits(p), vdupq_n_u32(0xffff0000u)));
 }
-inline Vec DotPairs(const Pairs& a, const Pairs& b, Vec sum) { return Fma(a.odd, b.odd, Fma(a.even, b.even, sum)); }
-inline Pairs LoadPairs(const uint16_t* p) { return AsPairs(vreinterpretq_u32_u16(vld1q_u16(p))); }
-inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, zeros after them
-  uint16_t lanes[8] = {};
-  for (int i = 0; i < n; i++) lanes[i] = p[i];
-  return LoadPairs(lanes);
-}
-inline Pairs SetPair(uint32_t bits) { return AsPairs(vdupq_n_u32(bits)); }  // the first of the pair in the low half
 
 }  // namespace
 }  // namespace LORID_ISA

@@ -12,8 +12,8 @@ namespace LORID_ISA {
 namespace {
 
 constexpr int kLanes = 4;
-constexpr int kTileVecs = 2;
-constexpr int kTileRows = 2;
+constexpr int kTileRows = 2, kTileVecs = 2;
+constexpr int kFewRows = 1, kFewVecs = 2;
 constexpr int kDotRows = 2, kDotRanks = 2;
 
 struct Vec {
@@ -102,20 +102,16 @@ inline void StoreBf16N(uint16_t* p, const Vec& x, int n) {
 }
 inline void StoreBf16(uint16_t* p, const Vec& x) { StoreBf16N(p, x, kLanes); }
 
-// Pairs: 8 bf16 as 4 pairs, one pair to a lane of the accumulator.
-struct Pairs {
-  Vec even, odd;
-};
-inline Vec DotPairs(const Pairs& a, const Pairs& b, const Vec& sum) {
-  return Fma(a.odd, b.odd, Fma(a.even, b.even, sum));
+inline Vec RoundBf16(const Vec& x) {
+  return Map([&](int i) { return Widen(Narrow(x.lane[i])); });
 }
-inline Pairs LoadPairsN(const uint16_t* p, int n) {  // the first n elements, zeros after them
-  return {Map([&](int i) { return 2 * i < n ? Widen(p[2 * i]) : 0.0f; }),
-          Map([&](int i) { return 2 * i + 1 < n ? Widen(p[2 * i + 1]) : 0.0f; })};
+
+// The first, and the second, of each of 4 pairs of bf16.
+inline Vec EvenOfPairs(const uint16_t* p) {
+  return Map([&](int i) { return Widen(p[2 * i]); });
 }
-inline Pairs LoadPairs(const uint16_t* p) { return LoadPairsN(p, 2 * kLanes); }
-inline Pairs SetPair(uint32_t bits) {  // the first of the pair in the low half
-  return {Set1(FromBits(bits << 16)), Set1(FromBits(bits & 0xffff0000u))};
+inline Vec OddOfPairs(const uint16_t* p) {
+  return Map([&](int i) { return Widen(p[2 * i + 1]); });
 }
 
 }  // namespace

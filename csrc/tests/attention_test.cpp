@@ -36,7 +36,7 @@ struct Sequence {
     const int32_t* at_positions = positions.data();
     const int64_t* at_slots = slots.data();
     lorid::RopePhase rope;
-    rope.tile.in_dtype = rope.tile.out_dtype = kType;
+    rope.tile.dtype = rope.tile.in_dtype = rope.tile.q_dtype = kType;
     rope.tile.qkv = qkv.data();
     rope.tile.qkv_stride = (heads + 2 * kv_heads) * dim;
     rope.tile.cos = cos.data();
@@ -63,12 +63,20 @@ struct Sequence {
 
   // Rows [first, end) in one call; exactly their queries are in memory.
   std::vector<T> Attend(int first, int end, int window, int threads) const {
-    const std::vector<T> some(q.begin() + first * heads * dim, q.begin() + end * heads * dim);
-    std::vector<T> out(some.size());
-    std::vector<int32_t> positions, offset = {0, end - first};
+    std::vector<int32_t> positions;
     for (int t = first; t < end; t++) positions.push_back(t);
+    return AttendRows(positions, {0, end - first}, table, window, threads);
+  }
+
+  // Rows at these positions; sequence b owns rows offset[b] to offset[b + 1] and row b of the tables.
+  std::vector<T> AttendRows(const std::vector<int32_t>& positions, const std::vector<int32_t>& offset,
+                            const std::vector<int32_t>& tables, int window, int threads) const {
+    std::vector<T> some;
+    for (const int t : positions)
+      some.insert(some.end(), q.begin() + t * heads * dim, q.begin() + (t + 1) * heads * dim);
+    std::vector<T> out(some.size());
     lorid::AttentionPhase phase;
-    phase.tile.dtype = phase.tile.out_dtype = kType;
+    phase.tile.dtype = phase.tile.q_dtype = phase.tile.out_dtype = kType;
     phase.tile.q = some.data();
     phase.tile.q_stride = heads * dim;
     phase.tile.k_pages = k_pages.data();
@@ -80,9 +88,14 @@ struct Sequence {
     phase.tile.num_heads = heads;
     phase.tile.num_kv_heads = kv_heads;
     phase.tile.head_dim = dim;
-    const lorid::Sequences sequences = {1, offset.data(), table.data(), static_cast<int64_t>(table.size()),
-                                        positions.data()};
-    phase.sequences = &sequences;
+    const auto count = static_cast<int32_t>(offset.size()) - 1;
+    const lorid::Sequences sequences = {count, offset.data(), tables.data(),
+                                        static_cast<int64_t>(tables.size()) / count, positions.data()};
+    lorid::AttentionPlan plan;
+    plan.Build(sequences, heads, kv_heads, threads);
+    std::vector<char> scratch;
+    phase.plan = &plan;
+    phase.scratch = &scratch;
     lorid::RunPhases({&phase}, threads);
     return out;
   }
@@ -124,9 +137,48 @@ void TestSequence(int length, int heads, int kv_heads, int dim, int window) {
   }
 }
 
+// Decode rows of many sequences: some share all their pages, some only the first ones, and one is a piece of a prompt.
+template <typename T>
+void TestSharedPages(int window) {
+  Sequence<T> s(300, 6, 2, 24);
+  const int prefix = 8, spare = s.num_pages - 1;  // pages that all share; a page that nobody wrote
+  const std::vector<T> whole = s.Attend(0, s.length, window, 2);
+  std::vector<int32_t> positions, offset = {0}, tables;
+  for (const int position : {299, 130, 3, 257, 299, 16, 255, 256, 130, 15, 290, 140}) {
+    positions.push_back(position);
+    offset.push_back(static_cast<int32_t>(positions.size()));
+    for (int page = 0; page < s.num_pages - 1; page++)
+      tables.push_back(page <= position / 16 ? s.table[page] : spare);  // what lies past a row's own key is not read
+  }
+  for (int t = 100; t < 120; t++) positions.push_back(t);
+  offset.push_back(static_cast<int32_t>(positions.size()));
+  tables.insert(tables.end(), s.table.begin(), s.table.end());
+  // Every other sequence gets copies of its later pages.
+  const int64_t k_page = 16 * s.kv_heads * s.dim, v_page = 16 * s.kv_heads * s.padded;
+  for (size_t b = 0; b + 1 < offset.size(); b += 2)
+    for (int page = prefix; page <= positions[offset[b]] / 16; page++) {
+      int32_t& at = tables[b * (s.num_pages - 1) + page];
+      const std::vector<T> k(s.k_pages.begin() + at * k_page, s.k_pages.begin() + (at + 1) * k_page);
+      const std::vector<T> v(s.v_pages.begin() + at * v_page, s.v_pages.begin() + (at + 1) * v_page);
+      at = static_cast<int32_t>(s.k_pages.size() / k_page);
+      s.k_pages.insert(s.k_pages.end(), k.begin(), k.end());
+      s.v_pages.insert(s.v_pages.end(), v.begin(), v.end());
+    }
+  const int width = s.heads * s.dim;
+  for (const int threads : {1, 3}) {
+    const std::vector<T> together = s.AttendRows(positions, offset, tables, window, threads);
+    for (size_t i = 0; i < positions.size(); i++)
+      EXPECT(SameBits(together.data() + i * width, whole.data() + positions[i] * width, width));
+  }
+}
+
 }  // namespace
 
 void TestAttention() {
+  for (const int window : {0, 20, 270}) {
+    TestSharedPages<float>(window);
+    TestSharedPages<uint16_t>(window);
+  }
   for (const int window : {0, 1, 20, 270}) {
     TestSequence<float>(300, 4, 2, 24, window);
     TestSequence<uint16_t>(300, 4, 2, 24, window);

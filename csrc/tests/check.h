@@ -10,6 +10,9 @@
 #include <random>
 #include <vector>
 
+#include "../dispatch.h"
+#include "../ops/phases.h"
+
 namespace lorid_test {
 
 struct Counts {
@@ -81,6 +84,30 @@ template <typename T>
 bool SameBits(const T* a, const T* b, size_t count) {
   return std::memcmp(a, b, count * sizeof(T)) == 0;
 }
+
+// Activations as the kernels in use take them.
+template <typename T>
+class Operands {
+ public:
+  Operands(const std::vector<T>& x, int rows, int in) : x_(x) {
+    if constexpr (sizeof(T) == 2) {
+      if (lorid::ActiveKernels().activations == lorid::DType::kBf16) return;
+      wide_.resize(x.size());
+      lorid::WidenPhase widen;
+      widen.x = x.data();
+      widen.x_stride = in;
+      widen.rows = rows;
+      widen.features = in;
+      widen.y = wide_.data();
+      lorid::RunPhases({&widen}, 2);
+    }
+  }
+  const void* data() const { return wide_.empty() ? static_cast<const void*>(x_.data()) : wide_.data(); }
+
+ private:
+  const std::vector<T>& x_;
+  std::vector<float> wide_;
+};
 
 }  // namespace lorid_test
 

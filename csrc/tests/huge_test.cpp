@@ -27,10 +27,11 @@ void TestLastBlock() {
   lorid::LinearTile tile = {};
   tile.dtype = kType;
   tile.out_dtype = DType::kF32;
-  tile.x = x.data();
+  const Operands<T> operands(x, 1, kIn);
+  tile.x = operands.data();
   tile.x_stride = kIn;
   tile.in_features = kIn;
-  tile.rows = 1;
+  tile.row_end = 1;
   tile.seg_offset = offset;
   tile.seg_slot = slot;
   tile.num_segments = 1;

@@ -59,26 +59,51 @@ struct Case {
     lorid::RunPhases({&pack}, 2);
   }
 
-  std::vector<T> Run(int threads, bool with_weight = true, const std::vector<T>* start = nullptr) {
+  // The shares of both targets; b as the engine packs it, in blocks of 32 columns with all ranks, or [R, O'] as it is.
+  std::vector<lorid::LoraShare> Shares(int k, bool blocks, std::vector<T>& b) const {
+    const int width = end[k] - begin[k], num_blocks = (width + 31) / 32;
+    std::vector<lorid::LoraShare> shares(ranks.size());
+    if (blocks) b.assign(static_cast<size_t>(rank_offset.back()) * num_blocks * 32, Narrow<T>(kNan));
+    for (size_t n = 0; n < ranks.size(); n++) {
+      const int first = rank_offset[n], rank = ranks[n];
+      const T* from = b_t[k].data() + static_cast<size_t>(first) * width;
+      T* to = b.data() + static_cast<size_t>(first) * num_blocks * 32;
+      for (int r = 0; blocks && r < rank; r++)
+        for (int c = 0; c < width; c++) to[(c / 32 * rank + r) * 32 + c % 32] = from[r * width + c];
+      shares[n] = {a[k].data() + static_cast<size_t>(first) * in,
+                   blocks ? to : from,
+                   blocks ? rank * 32 : 32,
+                   blocks ? 32 : width,
+                   nullptr,
+                   rank,
+                   scale[n]};
+    }
+    return shares;
+  }
+
+  std::vector<T> Run(int threads, bool with_weight = true, const std::vector<T>* start = nullptr, bool blocks = true) {
     std::vector<float> shrunk[2];
+    std::vector<T> b[2];
+    std::vector<lorid::LoraShare> shares[2];
     std::vector<lorid::LoraTarget> targets;
     for (int k = 0; k < 2; k++) {
       shrunk[k].assign(static_cast<size_t>(rows) * max_rank, kNan);  // what is not defined must not be used
-      targets.push_back(
-          {a[k].data(), b_t[k].data(), rank_offset.data(), scale.data(), shrunk[k].data(), max_rank, begin[k], end[k]});
+      shares[k] = Shares(k, blocks, b[k]);
+      targets.push_back({shares[k].data(), shrunk[k].data(), max_rank, begin[k], end[k]});
     }
     const lorid::Segments segments = {rows, static_cast<int32_t>(seg_slot.size()), seg_offset.data(), seg_slot.data()};
     std::vector<T> y = start != nullptr ? *start : std::vector<T>(static_cast<size_t>(rows) * out, Narrow<T>(kNan));
+    const Operands<T> operands(x, rows, in);
     lorid::ShrinkPhase shrink;
     shrink.dtype = kType<T>;
-    shrink.x = x.data();
+    shrink.x = operands.data();
     shrink.x_stride = in;
     shrink.in_features = in;
     shrink.targets = &targets;
     shrink.segments = &segments;
     lorid::LinearPhase linear;
     linear.tile.dtype = linear.tile.out_dtype = kType<T>;
-    linear.tile.x = x.data();
+    linear.tile.x = operands.data();
     linear.tile.x_stride = in;
     linear.tile.in_features = in;
     linear.tile.out_features = out;
@@ -87,8 +112,13 @@ struct Case {
     linear.tile.y_stride = out;
     linear.tile.add_to_y = start != nullptr;
     linear.targets = &targets;
+    linear.shrunk = !with_weight;  // else it shrinks by itself
     linear.segments = &segments;
-    lorid::RunPhases({&shrink, &linear}, threads);
+    if (with_weight) {
+      lorid::RunPhases({&linear}, threads);
+    } else {
+      lorid::RunPhases({&shrink, &linear}, threads);
+    }
     return y;
   }
 
@@ -125,6 +155,8 @@ void TestShapes() {
   for (const int rows : {0, 1, 2, 15, 16, 17, 63, 64, 65, 255}) {
     Case<T> c(rows, 33, 41, {3, 16, 1, 0}, Slots(rows));
     EXPECT(Close(c.Run(2), c.Expected()));
+    const std::vector<T> packed = c.Run(2), plain = c.Run(2, true, nullptr, false);
+    EXPECT(SameBits(packed.data(), plain.data(), plain.size()));
   }
   for (const int rank : {1, 3, 8, 16, 64, 96, 320, 512}) {
     Case<T> c(13, 40, 64, {rank, 2, 7, 0}, Slots(13));
@@ -172,9 +204,45 @@ void TestRowIndependence() {
     if (c.slots[t] == -1 || c.slots[t] == 3) EXPECT(SameBits(unadapted.data() + t * 75, expected.data() + t * 75, 75));
 }
 
+// A merged adapter's columns are multiplied by its own copy of the weights, all others by W; neighbours do not show.
+template <typename T>
+void TestMerged() {
+  constexpr int kIn = 70, kOut = 100;
+  Case<T> base(13, kIn, kOut, {0, 0, 0, 0}, Slots(13)), copy(13, kIn, kOut, {0, 0, 0, 0}, Slots(13), 50);
+  const std::vector<T> from_base = base.Run(2);
+  copy.x = base.x;
+  const std::vector<T> from_copy = copy.Run(2);
+  const int64_t block = static_cast<int64_t>(copy.packed.size()) / 4;  // of 32 columns
+  std::vector<lorid::LoraShare> shares(4);
+  shares[1].merged = copy.packed.data() + block;  // slot 1 has columns 32 to 95 of its own
+  const std::vector<lorid::LoraTarget> targets = {{shares.data(), nullptr, 0, 32, 96}};
+  const lorid::Segments segments = {13, static_cast<int32_t>(base.seg_slot.size()), base.seg_offset.data(),
+                                    base.seg_slot.data()};
+  const Operands<T> operands(base.x, 13, kIn);
+  std::vector<T> y(from_base.size());
+  lorid::LinearPhase linear;
+  linear.tile.dtype = linear.tile.out_dtype = kType<T>;
+  linear.tile.x = operands.data();
+  linear.tile.x_stride = linear.tile.in_features = kIn;
+  linear.tile.out_features = kOut;
+  linear.tile.weight = base.packed.data();
+  linear.tile.y = y.data();
+  linear.tile.y_stride = kOut;
+  linear.targets = &targets;
+  linear.segments = &segments;
+  lorid::RunPhases({&linear}, 2);
+  for (int t = 0; t < 13; t++)
+    for (int c = 0; c < kOut; c++) {
+      const std::vector<T>& expected = base.slots[t] == 1 && c >= 32 && c < 96 ? from_copy : from_base;
+      EXPECT(SameBits(&y[t * kOut + c], &expected[t * kOut + c], 1));
+    }
+}
+
 }  // namespace
 
 void TestLinear() {
+  TestMerged<float>();
+  TestMerged<uint16_t>();
   TestShapes<float>();
   TestShapes<uint16_t>();
   TestRowIndependence<float>();

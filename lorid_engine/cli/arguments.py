@@ -94,6 +94,24 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     decode.add_argument("--plot", metavar="FILE", help="tokens/s against adapters, as .svg, .png or .pdf")
     decode.add_argument("--json", action="store_true", help="a list of rows on stdout")
 
+    _add_limits(actions)
+
+
+def _add_limits(actions: argparse._SubParsersAction[_Parser]) -> None:
+    about = "Memory, arithmetic, the thread pool, and the linear layers of a step with nothing around them: what decode can come near to."
+    limits = actions.add_parser("limits", help="what this machine can do at best", description=about)
+    limits.set_defaults(module="limits")
+    base = limits.add_mutually_exclusive_group()
+    base.add_argument("--base", metavar="FOLDER", help="whose config.json gives the layers' shapes")
+    base.add_argument("--shape", choices=SHAPES, default="smollm2-135m", help="default: %(default)s")
+    numbers = _list_of(_whole(1, 4096))
+    limits.add_argument("--rows", type=numbers, default="1,2,8,32,128", help="of a step; default: %(default)s")
+    limits.add_argument(
+        "--runs", type=_whole(1, 1000), default=7, help="of which the best is reported; default: %(default)s"
+    )
+    limits.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
+    limits.add_argument("--json", action="store_true", help="one JSON value on stdout")
+
 
 def _add_pack_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     packs = commands.add_parser("packs", help="the installed packs", description="Lists the installed packs.")

@@ -38,6 +38,7 @@ def collect() -> dict[str, dict[str, Any]]:
         "backends": _backends(),
         "versions": _versions(),
         "cache": _cache(),
+        "adapter forms": _adapter_forms(),
         "packs": _packs(),
     }
 
@@ -140,6 +141,22 @@ def _cache() -> dict[str, str]:
     usable = existing.is_dir() and os.access(existing, os.W_OK)
     writable = "writable" if usable else "NOT writable: set LORID_CACHE to another folder"
     return {"folder": str(folder), "state": f"{writable}, {bytes_under(folder) / 1e6:.0f} MB in it"}
+
+
+def _adapter_forms() -> dict[str, str]:
+    """From which rank on an engine merges an adapter into a copy of the weight, for the shapes that ship."""
+    from lorid_engine.engine.options import EngineOptions
+    from lorid_engine.model.adapter_form import least_merged_rank
+    from lorid_engine.model.adapters import module_shapes
+    from lorid_engine.model.random_model import shape_config
+
+    active = EngineOptions.active_adapters
+    forms = {"rule": f"merged where {active} copies of a weight are read faster than it and {active} pairs of A and B"}
+    for name in ("smollm2-135m", "llama-2-7b"):
+        shapes = module_shapes(shape_config(name)).items()
+        ranks = ((module.split(".")[1], least_merged_rank(*shape, active)) for module, shape in shapes)
+        forms[name] = "merged from rank " + ", ".join(f"{rank} ({module})" for module, rank in ranks)
+    return forms
 
 
 def _packs() -> dict[str, str]:

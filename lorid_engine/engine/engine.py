@@ -55,6 +55,8 @@ class Engine:
         kv_memory: bytes for KV pages; default half of the free memory, at most what max_batch_rows full contexts need, and
             at most 2 GiB.
         max_batch_tokens: most tokens of a step; longer prompts are computed in chunks.
+        active_adapters: how many adapters a step is expected to use, base rows counting as one more. It decides, with the
+            shapes, which adapters are merged into a copy of the weight when they are loaded (`lorid doctor` shows the rule).
 
     Raises:
         ConfigError, CheckpointError, AdapterError, BackendUnavailableError, CapacityError: what cannot be used, and why.
@@ -72,8 +74,9 @@ class Engine:
         max_batch_rows: int = 64,
         kv_memory: int | None = None,
         max_batch_tokens: int = 512,
+        active_adapters: int = 2,
     ) -> None:
-        options = EngineOptions(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens)
+        options = EngineOptions(dtype, device, threads, max_batch_rows, kv_memory, max_batch_tokens, active_adapters)
         folder = base_folder(base, revision)
         config = ModelConfig.from_folder(folder)
         self._build(Checkpoint(folder), config, Tokenizer.from_folder(folder), options)

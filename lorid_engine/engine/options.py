@@ -31,6 +31,7 @@ class EngineOptions:
     max_batch_rows: int = 64
     kv_memory: int | None = None
     max_batch_tokens: int = 512
+    active_adapters: int = 2
 
     def __post_init__(self) -> None:
         if self._dtype_name not in _DTYPES:
@@ -46,6 +47,7 @@ class EngineOptions:
             ("max_batch_rows", 2**16),
             ("kv_memory", 2**60),
             ("max_batch_tokens", 2**20),
+            ("active_adapters", 2**16),
         ):
             value = getattr(self, option)
             if value is None and option in ("threads", "kv_memory"):

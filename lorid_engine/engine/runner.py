@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +11,21 @@ import torch
 from lorid_engine.engine.batch import StepBatch, StepResult
 from lorid_engine.engine.options import EngineOptions, free_memory
 from lorid_engine.errors import CapacityError, CheckpointError
+from lorid_engine.model.adapter_form import HeldLora, can_merge, hold_low_rank, hold_merged, is_merged
 from lorid_engine.model.adapters import LoraAdapter
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.large_pages import LargePages
 from lorid_engine.model.llama import forward, load_llama
 from lorid_engine.model.recorder import Recorder
 from lorid_engine.model.weights import TensorSource
-from lorid_engine.ops import AdapterBank, cpu
+from lorid_engine.ops import PackedLinear, cpu, pack_linear
 from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes
+from lorid_engine.ops.peft_adapter import LoraWeights
+
+
+def _share(held: HeldLora) -> dict[str, Any]:
+    a, b, merged = (0 if tensor is None else tensor.data_ptr() for tensor in (held.a, held.b, held.merged))
+    return {"a": a, "b": b, "merged": merged, "rank": held.rank, "scale": held.scale}
 
 
 def page_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
@@ -39,6 +48,7 @@ class Runner:
         max_batch_tokens: rows of a step at most.
         max_samples: rows that a step samples at most.
         num_slots: adapter slots.
+        active_adapters: how many of them a step is expected to use; see model.adapter_form.
 
     Raises:
         CheckpointError: the checkpoint does not fit its config.
@@ -56,18 +66,23 @@ class Runner:
         max_batch_tokens: int,
         max_samples: int,
         num_slots: int,
+        active_adapters: int,
     ) -> None:
+        memory = LargePages()
+
+        def pack(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+            return pack_linear(weight, bias, allocate=memory.take)
+
         try:
-            weights = load_llama(checkpoint, config, dtype)
+            weights = load_llama(checkpoint, config, dtype, pack)
         except (MemoryError, RuntimeError) as error:  # torch's own class for it
             raise CapacityError(
                 f"no memory for the weights of this base: {str(error).splitlines()[0][:200]}"
             ) from error
         max_positions = min(config.max_positions, num_pages * PAGE_TOKENS)  # no sequence reaches past all pages
         extension = cpu.extension()
-        self._threads, self._dtype, self._num_slots = threads, dtype, num_slots
-        self._adapters: dict[int, LoraAdapter] = {}
-        self._banks: dict[str, AdapterBank | None] = {}
+        self._threads, self._dtype, self._active_adapters = threads, dtype, active_adapters
+        self._held: dict[int, tuple[dict[str, HeldLora], Any]] = {}  # the program holds addresses only
         try:
             self._program = extension.Program(
                 dtype=extension.DType.bf16 if dtype == torch.bfloat16 else extension.DType.f32,
@@ -92,49 +107,32 @@ class Runner:
 
     def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
         """Puts an adapter into a free slot, in place of whatever an interrupted load or unload left there."""
-        self._change({**self._adapters, slot: adapter}, slot)
+        memory = LargePages(4 * 2**20)  # of this adapter alone, so that it goes with it
+        self._set(slot, {name: self._hold(name, lora, memory) for name, lora in adapter.modules.items()})
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
-        self._change({other: held for other, held in self._adapters.items() if other != slot}, slot)
+        self._set(slot, {})
+        del self._held[slot]
 
-    def _change(self, adapters: dict[int, LoraAdapter], slot: int) -> None:
-        """Gives the program new banks for the modules of a slot's old and new adapter; if it is cut short, nothing changes."""
-        before, held = self._banks, self._adapters
-        modules = {name for each in (held, adapters) if slot in each for name in each[slot].modules}
-        banks = {**before, **{name: self._make_bank(name, adapters) for name in modules}}
-        try:
-            for name in modules:
-                self._set_target(name, banks[name])
-            self._banks, self._adapters = banks, adapters
-        except BaseException:
-            for name in modules:  # the program holds addresses only: the new banks go when this returns
-                self._set_target(name, before.get(name))
-            self._banks, self._adapters = before, held
-            raise
+    def _hold(self, name: str, lora: LoraWeights, memory: LargePages) -> HeldLora:
+        recorded = self._recorder.targets[name]
+        columns, weight = slice(recorded.target.col_begin, recorded.target.col_end), recorded.weight
+        out_features, rank = columns.stop - columns.start, lora.a.shape[0]
+        if can_merge(columns, weight.out_features) and is_merged(
+            out_features, weight.in_features, rank, self._active_adapters
+        ):
+            return hold_merged(lora, weight, columns, self._dtype, memory.take)
+        return hold_low_rank(lora, self._dtype)
 
-    def _set_target(self, name: str, bank: AdapterBank | None) -> None:
-        tensors = None if bank is None else (bank.a, bank.b_t, bank.rank_offset, bank.scale)
-        a, b_t, rank_offset, scale = (0, 0, 0, 0) if tensors is None else (t.data_ptr() for t in tensors)
-        self._program.set_target(
-            target=self._recorder.targets[name][0],
-            a=a,
-            b_t=b_t,
-            rank_offset=rank_offset,
-            scale=scale,
-            max_rank=0 if bank is None else bank.max_rank,
-        )
-
-    def _make_bank(self, name: str, adapters: dict[int, LoraAdapter]) -> AdapterBank | None:
-        """A module's bank with every slot's share; None if no adapter has the module."""
-        shares = [adapters[slot].modules.get(name) if slot in adapters else None for slot in range(self._num_slots)]
-        if not any(shares):
-            return None
-        given = [None if share is None else (share.a, share.b, share.scale) for share in shares]
-        bank = AdapterBank.from_tensors(given, dtype=self._dtype)
-        _, target, in_features = self._recorder.targets[name]
-        assert bank.a.shape[1] == in_features and bank.b_t.shape[1] == target.col_end - target.col_begin
-        return bank
+    def _set(self, slot: int, modules: dict[str, HeldLora]) -> None:
+        """Makes these the slot's modules; the ones before stay in memory until no address of theirs is left."""
+        self._held[slot] = (modules, self._held.get(slot))
+        for name, recorded in self._recorder.targets.items():
+            held = modules.get(name)
+            share = {} if held is None else _share(held)
+            self._program.set_share(target=recorded.number, slot=slot, **share)
+        self._held[slot] = (modules, None)
 
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step: every row's keys and values are written, the sampled rows' tokens returned."""
@@ -180,5 +178,6 @@ def build_runner(
         max_batch_tokens=options.max_batch_tokens,
         max_samples=options.max_batch_rows,
         num_slots=num_slots,
+        active_adapters=options.active_adapters,
     )
     return runner, num_pages

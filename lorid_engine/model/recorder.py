@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.large_pages import LargePages
 from lorid_engine.model.llama import FusedLinear, Target
 from lorid_engine.ops import PackedLinear, cpu
 from lorid_engine.ops.kv_pages import page_shapes
@@ -21,6 +22,15 @@ class Buffer:
     sampled: bool = False
 
 
+@dataclass(frozen=True)
+class RecordedTarget:
+    """An adaptable module: its number in the program, its columns, and the fused weight that they belong to."""
+
+    number: int
+    target: Target
+    weight: PackedLinear
+
+
 @dataclass
 class Recorder:
     """Implements model.llama.ForwardOps by recording.
@@ -28,7 +38,8 @@ class Recorder:
     Attributes:
         program: the C++ program that is recorded into.
         max_positions: positions that a step can have.
-        targets: number of every adaptable module in the program, by the module's name.
+        memory: where the KV pages lie.
+        targets: every adaptable module by its name.
         kv_pages: key and value pages of each layer.
     """
 
@@ -37,7 +48,8 @@ class Recorder:
     program: Any
     num_pages: int
     max_positions: int
-    targets: dict[str, tuple[int, Target, int]] = field(default_factory=dict)
+    memory: LargePages = field(default_factory=LargePages)
+    targets: dict[str, RecordedTarget] = field(default_factory=dict)
     kv_pages: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _buffers: dict[tuple[str, int], Buffer] = field(default_factory=dict)
     _kept: list[torch.Tensor] = field(default_factory=list)  # the program holds addresses only
@@ -92,7 +104,7 @@ class Recorder:
         numbers = []
         for target in linear.targets:
             number = self.program.add_target(col_begin=target.col_begin, col_end=target.col_end)
-            self.targets[target.name] = (number, target, linear.weight.in_features)
+            self.targets[target.name] = RecordedTarget(number, target, linear.weight)
             numbers.append(number)
         self.program.linear(
             x=x.index,
@@ -110,7 +122,7 @@ class Recorder:
         config = self.config
         cos, sin = self._tables if config.rotated[layer] else self._no_turn
         shapes = page_shapes(config.num_kv_heads, config.head_dim, self.dtype)
-        k_pages, v_pages = (torch.empty(self.num_pages, *shape, dtype=self.dtype) for shape in shapes)
+        k_pages, v_pages = (self.memory.take((self.num_pages, *shape), self.dtype) for shape in shapes)
         assert layer == len(self.kv_pages)
         self.kv_pages.append((k_pages, v_pages))
         out = self._buffer("q", config.num_heads * config.head_dim, wide=False)

@@ -67,23 +67,18 @@ def _lora_expand(
 
 @_lora_expand.backend("cpu", why_not=lambda y, shrunk, b_t, *_: cpu.why_not_tensors(y, b_t))
 def _cpu(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
-    cpu.extension().lora_linear(
+    cpu.extension().lora_expand(
         dtype=cpu.dtype(y),
-        x=0,
-        x_stride=0,
-        in_features=0,
-        out_features=y.shape[1],
-        weight=0,
-        bias=0,
         b_t=b_t.data_ptr(),
         rank_offset=rank_offset.data_ptr(),
         scale=scale.data_ptr(),
+        num_slots=scale.numel(),
         shrunk=shrunk.data_ptr(),
         shrunk_stride=shrunk.stride(0),
         plan=cpu.segments(y.shape[0], seg_offset, seg_slot),
         y=y.data_ptr(),
         y_stride=y.stride(0),
-        add_to_y=True,
+        out_features=y.shape[1],
         threads=cpu.threads(),
     )
 

@@ -102,30 +102,24 @@ def _cpu(
     x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None
 ) -> torch.Tensor:
     y = x.new_empty(x.shape[0], out_features)
-    shrunk = x.new_empty(x.shape[0], max_rank, dtype=torch.float32)
-    plan = cpu.segments(x.shape[0], seg_offset, seg_slot)
-    shared = dict(
+    cpu.extension().lora_linear(
         dtype=cpu.dtype(x),
         x=x.data_ptr(),
         x_stride=x.stride(0),
         in_features=x.shape[1],
-        rank_offset=rank_offset.data_ptr(),
-        plan=plan,
-        shrunk=shrunk.data_ptr(),
-        shrunk_stride=max_rank,
-        threads=cpu.threads(),
-    )
-    cpu.extension().lora_shrink(a=a.data_ptr(), **shared)
-    cpu.extension().lora_linear(
+        out_features=out_features,
         weight=weight.data_ptr(),
         bias=0 if bias is None else bias.data_ptr(),
-        out_features=out_features,
+        a=a.data_ptr(),
         b_t=b_t.data_ptr(),
+        rank_offset=rank_offset.data_ptr(),
         scale=scale.data_ptr(),
+        num_slots=scale.numel(),
+        max_rank=max_rank,
+        plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
         y=y.data_ptr(),
         y_stride=out_features,
-        add_to_y=False,
-        **shared,
+        threads=cpu.threads(),
     )
     return y
 

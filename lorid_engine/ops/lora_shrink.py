@@ -70,6 +70,7 @@ def _cpu(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> torch.Tensor:
         in_features=x.shape[1],
         a=a.data_ptr(),
         rank_offset=rank_offset.data_ptr(),
+        num_slots=rank_offset.numel() - 1,
         plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
         shrunk=shrunk.data_ptr(),
         shrunk_stride=max_rank,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from lorid_engine.ops.checks import expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
 BLOCK_COLS = 32
+Allocate = Callable[[tuple[int, ...], torch.dtype], torch.Tensor]  # a contiguous tensor with no contents
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,11 @@ def _pack_linear(weight: torch.Tensor) -> torch.Tensor:
 @_pack_linear.backend("cpu", why_not=cpu.why_not_tensors)
 def _cpu(weight: torch.Tensor) -> torch.Tensor:
     packed = weight.new_empty(packed_shape(weight.dtype, *weight.shape))
+    _pack_into(packed, weight)
+    return packed
+
+
+def _pack_into(packed: torch.Tensor, weight: torch.Tensor) -> None:
     cpu.extension().pack_linear(
         dtype=cpu.dtype(weight),
         weight=weight.data_ptr(),
@@ -87,15 +94,17 @@ def _cpu(weight: torch.Tensor) -> torch.Tensor:
         packed=packed.data_ptr(),
         threads=cpu.threads(),
     )
-    return packed
 
 
-def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedLinear:
+def pack_linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, *, allocate: Allocate | None = None
+) -> PackedLinear:
     """Packs a linear layer's weight, once, at load.
 
     Args:
         weight: [O, I] in the activations' dtype; rows may be strided, the last dimension is contiguous.
         bias: [O] floating point, or None.
+        allocate: where the packed copy is to lie, for the C++ backend; by default torch's own memory.
 
     Returns:
         The packed copy; the weight itself is no longer needed.
@@ -103,7 +112,12 @@ def pack_linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Packe
     Raises:
         ShapeError: not a matrix of floating-point numbers, its last dimension is strided, or a bias that does not fit.
     """
-    data = _pack_linear(weight)
+    if allocate is None:
+        data = _pack_linear(weight)
+    else:
+        _check(weight)
+        data = allocate(packed_shape(weight.dtype, *weight.shape), weight.dtype)
+        _pack_into(data, weight)
     if bias is not None:
         expect_shape("bias", bias, weight.shape[0])
         expect_floating("bias", bias)

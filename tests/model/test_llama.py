@@ -22,7 +22,11 @@ PAGES_EACH = 20
 
 
 def make_runner(
-    folder: Path, dtype: torch.dtype = torch.float32, threads: int = 2, num_pages: int = 8 * PAGES_EACH
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    threads: int = 2,
+    num_pages: int = 8 * PAGES_EACH,
+    active_adapters: int = 1000,
 ) -> Runner:
     return Runner(
         Checkpoint(folder),
@@ -33,6 +37,7 @@ def make_runner(
         max_batch_tokens=400,
         max_samples=400,
         num_slots=8,
+        active_adapters=active_adapters,
     )
 
 
@@ -175,6 +180,25 @@ def test_a_sequence_has_the_same_bits_whatever_shares_its_steps(
                 company = {0: token_list(7, seed=begin), 1: [5], 2: tokens[begin:end], 3: token_list(16, seed=end)}
                 pieces.append(feeder.step(company)[2])
             assert np.array_equal(np.concatenate(pieces).view(np.int32), expected[slot].view(np.int32))
+
+
+@pytest.mark.parametrize("active_adapters", [1, 1000])
+def test_either_form_of_an_adapter_matches_peft(tmp_path: Path, isa: str, active_adapters: int) -> None:
+    """With 1 active adapter every module is merged that can be, with 1000 only those of a rank past their width."""
+    base = save_llama(tmp_path / "base", "whole_blocks")
+    folders = {
+        "low": save_adapter(base, tmp_path / "low", seed=1, r=2, target_modules="all-linear"),
+        "wide": save_adapter(base, tmp_path / "wide", seed=2, r=80, lora_alpha=8, target_modules=["q_proj", "v_proj"]),
+    }
+    runner, config = make_runner(base, active_adapters=active_adapters), ModelConfig.from_folder(base)
+    for slot, (name, folder) in enumerate(folders.items()):
+        runner.load_adapter(slot, load_adapter(name, folder, config))
+    tokens = {b: token_list(20 + b, seed=b) for b in range(3)}
+    logits = Feeder(runner, [0, 1, -1]).step(tokens)
+    for b, model in enumerate([*(adapted_model(base, folder) for folder in folders.values()), reference_model(base)]):
+        expect_logits(logits[b], model, tokens[b])
+    alone = Feeder(make_runner(base), [-1]).step({0: tokens[2]})[0]
+    assert np.array_equal(alone.view(np.int32), logits[2].view(np.int32))
 
 
 def test_unloading_an_adapter_gives_the_base_back(adapted: tuple[Path, dict[str, Path]]) -> None:

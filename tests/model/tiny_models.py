@@ -14,6 +14,9 @@ SHAPES: dict[str, dict] = {
     "head_dim_apart": dict(
         hidden_size=40, num_attention_heads=4, num_key_value_heads=2, intermediate_size=72, head_dim=24
     ),
+    "whole_blocks": dict(  # heads and gates in blocks of 32 columns: what follows a product is done with it
+        hidden_size=64, num_attention_heads=4, num_key_value_heads=2, intermediate_size=96, head_dim=32
+    ),
     "odd_widths": dict(hidden_size=36, num_attention_heads=3, num_key_value_heads=3, intermediate_size=67, head_dim=10),
 }
 
