@@ -62,12 +62,12 @@ class Activations {
 std::vector<LoraShare> BankShares(DType dtype, Address a, Address b_t, Address rank_offset, Address scale,
                                   int32_t num_slots, int32_t in_features, int32_t out_features) {
   const auto* offset = At<const int32_t>(rank_offset);
-  const int64_t element = dtype == DType::kBf16 ? 2 : 4;
+  const Address element = dtype == DType::kBf16 ? 2 : 4;
   std::vector<LoraShare> shares(num_slots);
   for (int32_t n = 0; n < num_slots; n++) {
     LoraShare& share = shares[n];
-    share.a = At<char>(a) + element * offset[n] * in_features;
-    share.b = At<char>(b_t) + element * offset[n] * out_features;
+    share.a = At<void>(a + element * offset[n] * in_features);
+    share.b = At<void>(b_t + element * offset[n] * out_features);
     share.b_block_stride = kBlockCols;
     share.b_rank_stride = out_features;
     share.rank = offset[n + 1] - offset[n];
@@ -209,6 +209,7 @@ void PagedAttention(DType dtype, Address q, int64_t q_stride, Address k_pages, A
                     int64_t block_table_stride, Address query_offset, Address positions, int32_t num_sequences,
                     Address out, int64_t out_stride, float scale, int window, int num_heads, int num_kv_heads,
                     int head_dim, int threads) {
+  LORID_CHECK(head_dim <= kMaxHeadDim, "head_dim must be at most ", kMaxHeadDim, "; got ", head_dim);
   LORID_CHECK(num_heads / num_kv_heads <= kMaxGroupHeads, "a key-value head may have ", kMaxGroupHeads,
               " query heads; got ", num_heads / num_kv_heads);
   AttentionPhase phase;

@@ -43,14 +43,22 @@ void* LargePages(size_t bytes) {
 // Runs `work` on all threads at once; seconds from when the last one was ready until the last one was done.
 double OnAllThreads(int threads, const std::function<void(int)>& work) {
   std::atomic<int> ready{0};
-  std::atomic<bool> go{false};
+  std::atomic<bool> go{false}, abandoned{false};
   std::vector<std::thread> others;
+  LORID_CHECK(threads > 0, "threads must be positive; got ", threads);
   const auto take_part = [&](int thread) {
     ready.fetch_add(1);
     while (!go.load(std::memory_order_acquire)) std::this_thread::yield();
-    work(thread);
+    if (!abandoned.load()) work(thread);
   };
-  for (int t = 1; t < threads; t++) others.emplace_back(take_part, t);
+  try {
+    for (int t = 1; t < threads; t++) others.emplace_back(take_part, t);
+  } catch (...) {  // the system allows no more threads: those that there are must end first
+    abandoned.store(true);
+    go.store(true);
+    for (std::thread& other : others) other.join();
+    throw;
+  }
   while (ready.load() < threads - 1) std::this_thread::yield();
   const auto start = Clock::now();
   go.store(true, std::memory_order_release);
@@ -169,12 +177,16 @@ double LinearProbe::RunOnce(int32_t rows, int threads, size_t layers, const void
       tile.col_end = std::min(static_cast<int32_t>(blocks * (thread + 1) / threads * kBlockCols), out);
       kernels.linear(tile);
       arrived.fetch_add(1, std::memory_order_acq_rel);
-      while (arrived.load(std::memory_order_acquire) < threads * static_cast<int64_t>(i + 1)) SpinPause();
+      for (int turn = 1; arrived.load(std::memory_order_acquire) < threads * static_cast<int64_t>(i + 1); turn++) {
+        SpinPause();
+        if (turn % 4096 == 0) std::this_thread::yield();  // there may be more threads than cores
+      }
     }
   });
 }
 
 ProbeResult LinearProbe::Measure(int32_t rows, int threads, int runs) const {
+  LORID_CHECK(rows > 0 && runs > 0, "rows and runs must be positive; got ", rows, " and ", runs);
   int64_t widest_in = 0, widest_out = 0;
   for (const auto& [in, out] : layers_) {
     widest_in = std::max<int64_t>(widest_in, in);

@@ -26,7 +26,9 @@ struct ProbeResult {
 };
 
 // Multiplies `rows` rows by packed bf16 weights, layer by layer: columns are divided once among the threads, which spin
-// until the last one is done. It has no adapters, no attention and no scheduler: what a step can come near to.
+// until the last one is done. The products are those of lora_linear without adapters; there is no attention and no
+// scheduler. What a step can come near to, not what other kernels might reach: compare its GB/s and GFLOP/s with the
+// machine's.
 class LinearProbe {
  public:
   // (in_features, out_features) of each layer.

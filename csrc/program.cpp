@@ -79,6 +79,8 @@ void Program::SetShare(int target, int32_t slot, const LoraShare& share) {
   LORID_CHECK(only.owns_lock(), "adapters cannot change while a step runs");
   LORID_CHECK(target >= 0 && target < static_cast<int>(targets_.size()), "there is no target ", target);
   LORID_CHECK(slot >= 0 && slot < limits_.num_slots, "slot must be from 0 to ", limits_.num_slots - 1, "; got ", slot);
+  LORID_CHECK(share.rank >= 0 && (share.rank == 0 || (share.a != nullptr && share.b != nullptr)), "an adapter of rank ",
+              share.rank, " needs its matrices");
   LORID_CHECK(share.merged == nullptr || share.rank == 0, "a merged adapter has no rank of its own");
   LORID_CHECK(share.merged == nullptr || (targets_[target].col_begin % kBlockCols == 0 && whole_blocks_[target]),
               "columns ", targets_[target].col_begin, " to ", targets_[target].col_end,
@@ -88,8 +90,8 @@ void Program::SetShare(int target, int32_t slot, const LoraShare& share) {
 }
 
 void Program::Embed(const void* weight, int out) {
-  auto& phase = Add<EmbedPhase>("embed");
   Buffer& y = At(out, DType::kF32, 1);
+  auto& phase = Add<EmbedPhase>("embed");
   phase.dtype = dtype_;
   phase.out_dtype = DType::kF32;
   phase.weight = weight;
@@ -101,9 +103,9 @@ void Program::Embed(const void* weight, int out) {
 }
 
 void Program::RmsNorm(int in, const float* weight, float epsilon, int out, bool sampled) {
-  auto& phase = Add<RmsNormPhase>("rms_norm");
   Buffer& x = At(in, DType::kF32, 1);
   Buffer& y = At(out, activations_, x.width);
+  auto& phase = Add<RmsNormPhase>("rms_norm");
   LORID_CHECK(y.sampled == sampled, "buffer ", out, " holds another kind of rows");
   phase.tile.in_dtype = DType::kF32;
   phase.tile.out_dtype = activations_;
@@ -133,6 +135,7 @@ void Program::Linear(int in, const void* weight, const float* bias, int32_t out_
   if (!targets.empty()) {
     groups_.push_back(std::make_unique<TargetGroup>(TargetGroup{targets, {}}));
     phase.targets = &groups_.back()->active;
+    targets_changed_ = true;
   }
   phase.tile.dtype = dtype_;
   phase.tile.out_dtype = DType::kF32;
@@ -190,7 +193,8 @@ void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, v
     phase.cache_slot = &cache_slot_data_;
   };
   LinearPhase* linear = head_dim % kBlockCols == 0 ? LastLinear(in) : nullptr;
-  if (linear != nullptr && linear->tile.out_features == (num_heads + 2 * num_kv_heads) * head_dim) {
+  if (linear != nullptr && linear->tile.out_features == (num_heads + 2 * num_kv_heads) * head_dim &&
+      linear->tile.x != tile.q_out) {
     linear->then = LinearPhase::Then::kRope;
     kinds_.back() = "linear and rope";
     set(*linear, linear->rope);
@@ -206,13 +210,17 @@ void Program::Rope(int in, const RopeTables& tables, int q_out, void* k_pages, v
 
 void Program::Attention(int q, int out, const void* k_pages, const void* v_pages, int num_heads, int num_kv_heads,
                         int head_dim, int window) {
+  LORID_CHECK(head_dim > 0 && head_dim <= kMaxHeadDim && num_kv_heads > 0 && num_heads % num_kv_heads == 0 &&
+                  num_heads / num_kv_heads <= kMaxGroupHeads,
+              "attention over ", num_heads, " heads, ", num_kv_heads, " key-value heads of ", head_dim,
+              " is not supported");
   LORID_CHECK(num_heads_ == 0 || (num_heads_ == num_heads && num_kv_heads_ == num_kv_heads),
               "all layers must have as many heads as the first: ", num_heads_, " and ", num_kv_heads_);
   num_heads_ = num_heads;
   num_kv_heads_ = num_kv_heads;
-  auto& phase = Add<AttentionPhase>("attention");
   Buffer& from = At(q, activations_, static_cast<int64_t>(num_heads) * head_dim);
   Buffer& to = At(out, activations_, from.width);
+  auto& phase = Add<AttentionPhase>("attention");
   phase.tile.dtype = dtype_;
   phase.tile.q_dtype = phase.tile.out_dtype = activations_;
   phase.tile.q = from.data.get();
@@ -242,7 +250,7 @@ void Program::SiluMul(int in, int out) {
   tile.y = y.data.get();
   tile.y_stride = y.width;
   LinearPhase* linear = y.width % kBlockCols == 0 ? LastLinear(in) : nullptr;
-  if (linear != nullptr && linear->tile.out_features == 2 * y.width) {
+  if (linear != nullptr && linear->tile.out_features == 2 * y.width && linear->tile.x != tile.y) {
     linear->then = LinearPhase::Then::kSiluMul;
     kinds_.back() = "linear and silu_mul";
     linear->silu_mul = tile;
@@ -255,8 +263,8 @@ void Program::SiluMul(int in, int out) {
 }
 
 void Program::Sample(int logits) {
-  auto& phase = Add<SamplePhase>("sample");
   Buffer& x = At(logits, DType::kF32, limits_.vocabulary);
+  auto& phase = Add<SamplePhase>("sample");
   phase.logits = static_cast<const float*>(x.data.get());
   phase.logits_stride = x.width;
   phase.vocabulary = limits_.vocabulary;
@@ -361,15 +369,18 @@ void Program::Run(const Step& step, int threads) {
   step_ = step;
   PlaceCacheSlots(step);
   if (num_heads_ > 0) attention_plan_.Build(step_.sequences, num_heads_, num_kv_heads_, threads);
+  seconds_.resize(order_.size());
   RunPhases(order_, threads, profiled_ ? &seconds_ : nullptr);
 }
 
 void Program::StartProfile() {
+  const std::lock_guard<std::mutex> only(running_);
   profiled_ = true;
   seconds_.assign(order_.size(), 0);
 }
 
 std::map<std::string, double> Program::Profile() const {
+  const std::lock_guard<std::mutex> only(running_);
   std::map<std::string, double> sums;
   for (size_t i = 0; i < seconds_.size(); i++) sums[kinds_[i]] += seconds_[i];
   return sums;

@@ -129,7 +129,7 @@ class Program {
   };
   std::vector<PageArray> page_arrays_;
   bool targets_changed_ = true;
-  std::mutex running_;
+  mutable std::mutex running_;
 };
 
 }  // namespace lorid

@@ -1,6 +1,7 @@
-// The process's one thread pool. It runs a list of phases; the items of a phase run in any order on any thread, and a
-// phase starts when every item of the one before is done (not when every thread has arrived: a thread that lost its
-// core holds back nobody but those who wait for the item it has in hand).
+// The process's one thread pool. It runs a list of phases; the items of a phase are handed out in ascending order to
+// any thread (so an item may wait for those before it), and a phase starts when every item of the one before is done
+// (not when every thread has arrived: a thread that lost its core holds back nobody but those who wait for the item it
+// has in hand).
 #ifndef LORID_THREAD_POOL_H_
 #define LORID_THREAD_POOL_H_
 

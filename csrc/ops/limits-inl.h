@@ -17,7 +17,16 @@ float ReadAll(const float* x, int64_t n) {
 }
 
 // As many independent sums as hide the latency of adding to one.
-constexpr int kSums = 12;
+constexpr int kSums = kTileRows * kTileVecs < 16 ? 12 : 16;
+
+// Keeps the compiler from seeing that all sums are the same.
+inline void KeepApart(Vec& sum) {
+#if defined(__x86_64__) && defined(__AVX__)
+  asm("" : "+v"(sum));
+#else
+  asm("" : "+m"(sum));
+#endif
+}
 
 // Multiplies and adds float32 `times` times in every sum; returns the floating-point operations that it took.
 double MultiplyFloats(int64_t times, float* result) {
@@ -26,7 +35,11 @@ double MultiplyFloats(int64_t times, float* result) {
   for (int s = 0; s < kSums; s++) sum[s] = Zero();
   for (int64_t i = 0; i < times; i++)
 #pragma GCC unroll 16
-    for (int s = 0; s < kSums; s++) sum[s] = Fma(x, y, sum[s]);
+    for (int s = 0; s < kSums; s++) {
+      Vec next = Fma(x, y, sum[s]);
+      KeepApart(next);
+      sum[s] = next;
+    }
   for (int s = 1; s < kSums; s++) sum[0] = Add(sum[0], sum[s]);
   result[0] = SumLanes(sum[0]);
   return 2.0 * kLanes * kSums * static_cast<double>(times);
@@ -40,8 +53,9 @@ double MultiplyBf16(int64_t times, float* result) {
   for (int64_t i = 0; i < times; i++)
 #pragma GCC unroll 16
     for (int s = 0; s < kSums; s++) {
-      sum[s] = DotPairs(x, y, sum[s]);
-      asm("" : "+v"(sum[s]));  // or it would be computed once
+      Vec next = DotPairs(x, y, sum[s]);
+      KeepApart(next);
+      sum[s] = next;
     }
   for (int s = 1; s < kSums; s++) sum[0] = Add(sum[0], sum[s]);
   result[0] = SumLanes(sum[0]);

@@ -4,6 +4,8 @@
 #ifndef LORID_OPS_LINEAR_INL_H_
 #define LORID_OPS_LINEAR_INL_H_
 
+#include <sched.h>
+
 #include "tile-inl.h"
 
 namespace lorid {
@@ -26,7 +28,7 @@ inline void MultiplyBlock(const Operand<T>* x, int64_t x_stride, int64_t rows, c
                           float* sum) {
   constexpr int kFeatures = sizeof(T) == 2 ? 2 : 1;  // of a step
   constexpr int64_t kStride = kBlockCols * kFeatures;
-  if (kWholeBlocks || rows <= kFewRows) {
+  if (kWholeBlocks || rows <= kFewRows || in_features == 0) {
     TileBlock(x, x_stride, rows, w, kStride, in_features, kBlockCols, sum, kBlockCols, false,
               kWholeBlocks ? kStreamAhead : kNoPrefetch);
     return;
@@ -81,13 +83,17 @@ template <int kRows, int kVecs, typename T>
 inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, const T* b, int64_t b_stride, int ranks,
                        int last_lanes, float* sum) {
   Vec acc[kRows][kVecs];
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 8
     for (int v = 0; v < kVecs; v++) acc[m][v] = Zero();
   for (int r = 0; r < ranks; r++, b += b_stride) {
     const auto weight = [&](int v) { return LoadAsN(b + v * kLanes, v + 1 < kVecs ? kLanes : last_lanes); };
     AddProducts(shrunk + r, shrunk_stride, weight, acc);
   }
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 8
     for (int v = 0; v < kVecs; v++) {
       float* at = sum + m * kBlockCols + v * kLanes;
       const int lanes = v + 1 < kVecs ? kLanes : last_lanes;
@@ -98,13 +104,14 @@ inline void ExpandTile(const float* shrunk, int64_t shrunk_stride, float scale, 
 template <int kMostRows, int kVecs, typename T>
 inline void ExpandRows(const float* shrunk, int64_t shrunk_stride, int64_t rows, float scale, const T* b,
                        int64_t b_stride, int ranks, int last_lanes, float* sum) {
-  for (; rows >= kMostRows; rows -= kMostRows, shrunk += kMostRows * shrunk_stride, sum += kMostRows * kBlockCols)
-    ExpandTile<kMostRows, kVecs>(shrunk, shrunk_stride, scale, b, b_stride, ranks, last_lanes, sum);
-  if constexpr (kMostRows > 1) {
-    if (rows > 0)
-      WithCount<kMostRows - 1>(rows, [&](auto count) {
-        ExpandTile<decltype(count)::kValue, kVecs>(shrunk, shrunk_stride, scale, b, b_stride, ranks, last_lanes, sum);
-      });
+  for (int64_t tiles = (rows + kMostRows - 1) / kMostRows; tiles > 0; tiles--) {
+    const int64_t taken = (rows + tiles - 1) / tiles;
+    WithCount<kMostRows>(taken, [&](auto count) {
+      ExpandTile<decltype(count)::kValue, kVecs>(shrunk, shrunk_stride, scale, b, b_stride, ranks, last_lanes, sum);
+    });
+    rows -= taken;
+    shrunk += taken * shrunk_stride;
+    sum += taken * kBlockCols;
   }
 }
 
@@ -125,8 +132,12 @@ inline void ExpandBlock(const float* shrunk, int64_t shrunk_stride, int64_t rows
   while (columns - c > 0) take(Constant<kTileRows>{}, Constant<1>{});
 }
 
+// Whoever has a shrink in hand may have lost its core: this one is offered to others now and then.
 inline void WaitForShrinks(const int32_t* left) {
-  while (left != nullptr && __atomic_load_n(left, __ATOMIC_ACQUIRE) > 0) Pause();
+  for (int turn = 1; left != nullptr && __atomic_load_n(left, __ATOMIC_ACQUIRE) > 0; turn++) {
+    Pause();
+    if (turn % 1024 == 0) sched_yield();
+  }
 }
 
 // Adds every low-rank adapter's share to the sums of rows [row_begin, row_end) and columns [col_begin, col_end).

@@ -79,7 +79,7 @@ int64_t LinearPhase::Prepare(int threads) {
 }
 
 void LinearPhase::Run(int64_t item, int thread) noexcept {
-  if (item < shrinks_) {
+  if (item < shrinks_) {  // all of them are in hand before the first product is
     shrink_.Run(item, thread);
     __atomic_fetch_sub(&shrinks_left_, 1, __ATOMIC_ACQ_REL);
     return;
@@ -105,8 +105,12 @@ void LinearPhase::RunColumns(int32_t row_begin, int32_t row_end, int32_t col_beg
     SiluMulTile gated = silu_mul;
     gated.row_begin = row_begin;
     gated.row_end = row_end;
+    // As many columns at once as the first-level cache holds of both halves: each half is a stream of weights.
+    constexpr int32_t kSumBytes = 16 << 10;
+    const int32_t fitting = kSumBytes / (2 * static_cast<int32_t>(sizeof(float)) * (row_end - row_begin));
+    const int32_t columns = std::max(fitting / kBlockCols, 1) * kBlockCols;
     for (gated.col_begin = col_begin; gated.col_begin < col_end; gated.col_begin = gated.col_end) {
-      gated.col_end = std::min(gated.col_begin + kBlockCols, col_end);
+      gated.col_end = std::min(gated.col_begin + columns, col_end);
       multiply(gated.col_begin, gated.col_end);
       multiply(columns_ + gated.col_begin, columns_ + gated.col_end);
       kernels.silu_mul(gated);
@@ -182,7 +186,7 @@ void RopePhase::Run(int64_t item, int) noexcept {
 void AttentionPlan::AddGroups(int32_t begin, int32_t rows_per_group) {
   const auto end = static_cast<int32_t>(rows_.size());
   for (int32_t row = begin; row < end; row += rows_per_group)
-    groups_.push_back({row, std::min(row + rows_per_group, end)});
+    groups_.push_back({row, std::min(row + rows_per_group, end), 0});
 }
 
 void AttentionPlan::Build(const Sequences& sequences, int num_heads, int num_kv_heads, int threads) {
@@ -221,8 +225,9 @@ void AttentionPlan::Build(const Sequences& sequences, int num_heads, int num_kv_
     for (int32_t i = group.begin; i < group.end; i++) sum += rows_[static_cast<size_t>(i)].position + 1;
     return sum;
   };
+  for (Group& group : groups_) group.keys = keys(group);
   std::stable_sort(groups_.begin(), groups_.end(),
-                   [&](const Group& a, const Group& b) { return keys(a) > keys(b); });  // the most work first
+                   [](const Group& a, const Group& b) { return a.keys > b.keys; });  // the most work first
 }
 
 int64_t AttentionPhase::Prepare(int threads) {

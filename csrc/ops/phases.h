@@ -62,9 +62,10 @@ class LinearPhase : public Phase {
   void RunColumns(int32_t row_begin, int32_t row_end, int32_t col_begin, int32_t col_end) const;
 
   ShrinkPhase shrink_;
-  int32_t shrinks_ = 0, shrinks_left_ = 0;
+  int32_t shrinks_ = 0;
   int32_t columns_ = 0, columns_per_item_ = kBlockCols;  // of those that the items divide among themselves
   int32_t row_groups_ = 1, rows_per_group_ = 0;
+  alignas(64) int32_t shrinks_left_ = 0;  // every item reads what lies above, and only some change this
 };
 
 // y = x widened, for an instruction set that takes bf16 activations as float32.
@@ -129,6 +130,7 @@ class AttentionPlan {
  public:
   struct Group {
     int32_t begin, end;  // of rows
+    int64_t keys;        // that they see, without a window
   };
 
   void Build(const Sequences& sequences, int num_heads, int num_kv_heads, int threads);

@@ -39,6 +39,7 @@ int64_t SamplePhase::Prepare(int threads) {
   scratch_.resize(std::max<size_t>(scratch_.size(), threads));
   for (Scratch& scratch : scratch_) {
     scratch.most.resize(static_cast<size_t>((vocabulary + kMaxBlock - 1) / kMaxBlock));
+    scratch.ordered.reserve(scratch.most.size());
     scratch.candidates.reserve(vocabulary);
   }
   return args->rows;

@@ -17,15 +17,20 @@ inline void Prefetch(const void* p, int64_t bytes_ahead) {
   if (bytes_ahead != kNoPrefetch) __builtin_prefetch(static_cast<const char*>(p) + bytes_ahead);
 }
 
+// Every loop over accumulators is unrolled: one that is not would keep all of them in memory.
 template <int kRows, int kVecs>
 inline void LoadSums(const float* sum, int64_t sum_stride, bool go_on, Vec (&acc)[kRows][kVecs]) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 8
     for (int v = 0; v < kVecs; v++) acc[m][v] = go_on ? Load(sum + m * sum_stride + v * kLanes) : Zero();
 }
 
 template <int kRows, int kVecs>
 inline void StoreSums(const Vec (&acc)[kRows][kVecs], float* sum, int64_t sum_stride) {
+#pragma GCC unroll 16
   for (int m = 0; m < kRows; m++)
+#pragma GCC unroll 8
     for (int v = 0; v < kVecs; v++) Store(sum + m * sum_stride + v * kLanes, acc[m][v]);
 }
 
@@ -121,8 +126,10 @@ inline void Tile(const uint16_t* x, int64_t x_stride, const uint16_t* w, int64_t
     }
   }
   if (i < k) {
+#pragma GCC unroll 16
     for (int m = 0; m < kRows; m++) {
       const Pairs pair = SetPair(x[m * x_stride + i]);
+#pragma GCC unroll 8
       for (int v = 0; v < kVecs; v++) acc[m][v] = DotPairs(LoadEvenPairs(w + v * 2 * kLanes), pair, acc[m][v]);
     }
   }
@@ -139,20 +146,20 @@ inline void WithCount(int64_t n, Function function) {
   function(Constant<kMost>{});
 }
 
-// sum [rows, columns] for any number of rows, at most kMostRows at once; only the first tile prefetches, since the
-// others read the same weights.
+// sum [rows, columns] for any number of rows, in tiles of much the same height: a low one has too few accumulators.
+// Only the first tile prefetches, since the others read the same weights.
 template <int kMostRows, int kVecs, typename X, typename W>
 inline void TileRows(const X* x, int64_t x_stride, int64_t rows, const W* w, int64_t w_stride, int k, float* sum,
                      int64_t sum_stride, bool go_on, int64_t prefetch) {
-  for (; rows >= kMostRows; rows -= kMostRows, x += kMostRows * x_stride, sum += kMostRows * sum_stride) {
-    Tile<kMostRows, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on, prefetch);
+  for (int64_t tiles = (rows + kMostRows - 1) / kMostRows; tiles > 0; tiles--) {
+    const int64_t taken = (rows + tiles - 1) / tiles;
+    WithCount<kMostRows>(taken, [&](auto count) {
+      Tile<decltype(count)::kValue, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on, prefetch);
+    });
+    rows -= taken;
+    x += taken * x_stride;
+    sum += taken * sum_stride;
     prefetch = kNoPrefetch;
-  }
-  if constexpr (kMostRows > 1) {
-    if (rows > 0)
-      WithCount<kMostRows - 1>(rows, [&](auto count) {
-        Tile<decltype(count)::kValue, kVecs>(x, x_stride, w, w_stride, k, sum, sum_stride, go_on, prefetch);
-      });
   }
 }
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from lorid_engine.benchmark.limits import measure_limits
 from lorid_engine.cli.doctor import machine_facts
-from lorid_engine.cli.plain_text import plain
+from lorid_engine.cli.trace import plain
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.random_model import shape_config
 from lorid_engine.ops import cpu

@@ -1,4 +1,4 @@
-"""AdapterSlots: which loaded adapter lies in which slot of the runner's banks."""
+"""AdapterSlots: which loaded adapter lies in which slot of the runner."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class AdapterRunner(Protocol):
 
 
 class AdapterSlots:
-    """Adapters by name. A name counts as loaded only while its adapter is in the banks, wherever an interrupt falls."""
+    """Adapters by name. A name counts as loaded only while its adapter is in its slot, wherever an interrupt falls."""
 
     def __init__(self, runner: AdapterRunner) -> None:
         self._runner = runner

@@ -1,4 +1,4 @@
-"""Runner: a model on one device, its KV pages and its adapter banks; a batch in, tokens out."""
+"""Runner: a model on one device, its KV pages and its adapters; a batch in, tokens out."""
 
 from __future__ import annotations
 
@@ -106,9 +106,19 @@ class Runner:
         self._program.sample(logits=self._logits.index)
 
     def load_adapter(self, slot: int, adapter: LoraAdapter) -> None:
-        """Puts an adapter into a free slot, in place of whatever an interrupted load or unload left there."""
+        """Puts an adapter into a free slot, in place of whatever an interrupted load or unload left there.
+
+        Raises:
+            CapacityError: there is no memory for it.
+        """
         memory = LargePages(4 * 2**20)  # of this adapter alone, so that it goes with it
-        self._set(slot, {name: self._hold(name, lora, memory) for name, lora in adapter.modules.items()})
+        try:
+            held = {name: self._hold(name, lora, memory) for name, lora in adapter.modules.items() if lora.a.shape[0]}
+        except (MemoryError, RuntimeError) as error:  # torch's own class for it
+            raise CapacityError(
+                f"no memory for the adapter {adapter.name!r} beside the base: {str(error).splitlines()[0][:200]}"
+            ) from error
+        self._set(slot, held)
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
@@ -123,7 +133,7 @@ class Runner:
             out_features, weight.in_features, rank, self._active_adapters
         ):
             return hold_merged(lora, weight, columns, self._dtype, memory.take)
-        return hold_low_rank(lora, self._dtype)
+        return hold_low_rank(lora, self._dtype, memory.take)
 
     def _set(self, slot: int, modules: dict[str, HeldLora]) -> None:
         """Makes these the slot's modules; the ones before stay in memory until no address of theirs is left."""

@@ -39,8 +39,8 @@ def is_merged(out_features: int, in_features: int, rank: int, active_adapters: i
         out_features, in_features, rank: O, I and R of the module's adapter.
         active_adapters: n as the engine was told; base rows among them count as one more.
     """
-    saved = 1 - rank * (in_features + out_features) / (in_features * out_features)
-    return rank > 0 and active_adapters * saved < 1
+    weight, low_rank = in_features * out_features, rank * (in_features + out_features)
+    return rank > 0 and active_adapters * (weight - low_rank) < weight
 
 
 def least_merged_rank(out_features: int, in_features: int, active_adapters: int) -> int:
@@ -54,19 +54,25 @@ def can_merge(columns: slice, fused_features: int) -> bool:
     return columns.start % BLOCK_COLS == 0 and (columns.stop % BLOCK_COLS == 0 or columns.stop == fused_features)
 
 
-def hold_low_rank(lora: LoraWeights, dtype: torch.dtype) -> HeldLora:
-    """A as it is, and B in blocks of 32 outputs with all ranks, so that a block of columns reads one run of memory."""
+@torch.no_grad()
+def hold_low_rank(lora: LoraWeights, dtype: torch.dtype, allocate: Allocate) -> HeldLora:
+    """Copies of A as it is, and of B in blocks of 32 outputs with all ranks: a block of columns reads one run of memory."""
     out_features, rank = lora.b.shape
-    padded = torch.zeros(-(-out_features // BLOCK_COLS) * BLOCK_COLS, rank, dtype=dtype)
-    padded[:out_features] = lora.b
-    b = padded.reshape(-1, BLOCK_COLS, rank).transpose(1, 2).contiguous()
-    return HeldLora(lora.a.to(dtype).contiguous(), b, None, rank, lora.scale)
+    a = allocate(tuple(lora.a.shape), dtype)
+    a.copy_(lora.a)
+    b = allocate((-(-out_features // BLOCK_COLS), rank, BLOCK_COLS), dtype).zero_()
+    whole = out_features // BLOCK_COLS
+    b[:whole].copy_(lora.b[: whole * BLOCK_COLS].reshape(whole, BLOCK_COLS, rank).transpose(1, 2))
+    if left := out_features % BLOCK_COLS:
+        b[whole, :, :left].copy_(lora.b[whole * BLOCK_COLS :].t())
+    return HeldLora(a, b, None, rank, lora.scale)
 
 
+@torch.no_grad()
 def hold_merged(
     lora: LoraWeights, base: PackedLinear, columns: slice, dtype: torch.dtype, allocate: Allocate
 ) -> HeldLora:
-    """W + scale B A for the module's columns of a fused weight: summed in float32, rounded once."""
-    weight = unpack(base.data, base.out_features, base.in_features)[columns].float()
-    merged = torch.addmm(weight, lora.b.float(), lora.a.float(), alpha=lora.scale)
+    """W + scale B A for the module's columns of a fused weight: summed in float64 whatever torch's settings, rounded once."""
+    weight = unpack(base.data, base.out_features, base.in_features)[columns].double()
+    merged = weight.addmm_(lora.b.double(), lora.a.double(), alpha=lora.scale)
     return HeldLora(None, None, pack_linear(merged.to(dtype), allocate=allocate).data, 0, lora.scale)

@@ -64,6 +64,11 @@ def _check_fit(name: str, module: str, weights: LoraWeights, config: ModelConfig
     out_features, in_features = shapes[match[2]]
     rank = weights.a.shape[0]
     for half, tensor, shape in (("A", weights.a, [rank, in_features]), ("B", weights.b, [out_features, rank])):
+        if tensor.device.type != "cpu" or not tensor.is_floating_point():
+            raise AdapterError(
+                f"adapter {name!r}: {module} lora_{half} must be floating point on the CPU; "
+                f"got {tensor.dtype} on {tensor.device}"
+            )
         if list(tensor.shape) != shape:
             raise AdapterError(
                 f"adapter {name!r} was made for another base: {module} lora_{half} must have shape {shape}; "

@@ -1,4 +1,4 @@
-"""Memory that every step streams, weights and KV pages: on large pages where the system has them."""
+"""Memory for weights, which every step streams: on large pages where the system has them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ALIGN = 64  # a cache line
 class LargePages:
     """Hands out tensors from chunks that ask for large pages: a step then misses the address cache 512 times less often.
 
-    Memory is used as it is written; what was handed out is given back when the last tensor of its chunk goes.
+    Memory is used as it is written, 2 MiB at a time; what was handed out is given back when the last tensor of its chunk goes.
 
     Args:
         chunk: bytes that are reserved at a time.
@@ -39,7 +39,7 @@ def _large_pages(size: int) -> torch.Tensor:
     """Bytes that start at a large page."""
     try:
         memory = mmap.mmap(-1, size + _LARGE_PAGE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise MemoryError(f"no memory for {size} bytes of weights") from error
     if hasattr(mmap, "MADV_HUGEPAGE"):
         with contextlib.suppress(OSError):  # a kernel without them: ordinary pages do

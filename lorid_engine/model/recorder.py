@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.large_pages import LargePages
 from lorid_engine.model.llama import FusedLinear, Target
 from lorid_engine.ops import PackedLinear, cpu
 from lorid_engine.ops.kv_pages import page_shapes
@@ -38,7 +37,6 @@ class Recorder:
     Attributes:
         program: the C++ program that is recorded into.
         max_positions: positions that a step can have.
-        memory: where the KV pages lie.
         targets: every adaptable module by its name.
         kv_pages: key and value pages of each layer.
     """
@@ -48,7 +46,6 @@ class Recorder:
     program: Any
     num_pages: int
     max_positions: int
-    memory: LargePages = field(default_factory=LargePages)
     targets: dict[str, RecordedTarget] = field(default_factory=dict)
     kv_pages: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
     _buffers: dict[tuple[str, int], Buffer] = field(default_factory=dict)
@@ -122,7 +119,7 @@ class Recorder:
         config = self.config
         cos, sin = self._tables if config.rotated[layer] else self._no_turn
         shapes = page_shapes(config.num_kv_heads, config.head_dim, self.dtype)
-        k_pages, v_pages = (self.memory.take((self.num_pages, *shape), self.dtype) for shape in shapes)
+        k_pages, v_pages = (torch.empty(self.num_pages, *shape, dtype=self.dtype) for shape in shapes)
         assert layer == len(self.kv_pages)
         self.kv_pages.append((k_pages, v_pages))
         out = self._buffer("q", config.num_heads * config.head_dim, wide=False)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lorid_engine.errors import BackendUnavailableError
 from lorid_engine.ops import cpu
 from lorid_engine.ops.checks import expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
@@ -111,11 +112,14 @@ def pack_linear(
 
     Raises:
         ShapeError: not a matrix of floating-point numbers, its last dimension is strided, or a bias that does not fit.
+        BackendUnavailableError: with `allocate`, a weight that the C++ backend does not take.
     """
     if allocate is None:
         data = _pack_linear(weight)
     else:
         _check(weight)
+        if (reason := cpu.why_not_tensors(weight)) is not None:
+            raise BackendUnavailableError(f"pack_linear cannot write into memory of the C++ backend: {reason}")
         data = allocate(packed_shape(weight.dtype, *weight.shape), weight.dtype)
         _pack_into(data, weight)
     if bias is not None:

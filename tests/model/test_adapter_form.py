@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from lorid_engine.errors import BackendUnavailableError
 from lorid_engine.model.adapter_form import can_merge, hold_low_rank, hold_merged, is_merged, least_merged_rank
 from lorid_engine.model.large_pages import LargePages
 from lorid_engine.ops import pack_linear
@@ -48,24 +49,39 @@ def make_lora(rank: int, out_features: int, in_features: int) -> LoraWeights:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_merged_weight_is_rounded_once(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_merged_weight_is_rounded_once(dtype: torch.dtype, autocast: bool) -> None:
     torch.manual_seed(0)
     weight, lora = torch.randn(100, 70).to(dtype), make_lora(9, 36, 70)
-    held = hold_merged(lora, pack_linear(weight), slice(64, 100), dtype, LargePages().take)
+    with torch.autocast("cpu", enabled=autocast):
+        held = hold_merged(lora, pack_linear(weight), slice(64, 100), dtype, LargePages().take)
     expected = weight[64:].double() + 0.5 * lora.b.double() @ lora.a.double()
     actual = unpack(held.merged, 36, 70).double()
-    step = 2.0**-23 if dtype == torch.float32 else 2.0**-8
     assert held.a is None and held.b is None and held.rank == 0
-    assert ((actual - expected).abs() <= 8 * step * expected.abs() + 1e-5).all() and (actual != weight[64:]).any()
+    assert torch.equal(actual, expected.to(dtype).double())
 
 
 def test_b_lies_in_blocks_of_32_outputs() -> None:
     lora = make_lora(5, 70, 8)
-    held = hold_low_rank(lora, torch.float32)
+    held = hold_low_rank(lora, torch.float32, LargePages().take)
     assert held.b.shape == (3, 5, 32) and held.rank == 5 and held.merged is None
     for column in (0, 31, 32, 69):
         assert torch.equal(held.b[column // 32, :, column % 32], lora.b[column])
     assert not held.b[2, :, 6:].any()
+    a = lora.a.clone()
+    lora.a.zero_()  # the file or the caller's tensor may change: what is held is a copy
+    assert torch.equal(held.a, a)
+
+
+@pytest.mark.parametrize("weight", [torch.zeros(4, 4, dtype=torch.float16), torch.zeros(4, 4, dtype=torch.float64)])
+def test_memory_of_the_cpp_backend_takes_its_dtypes_alone(weight: torch.Tensor) -> None:
+    with pytest.raises(BackendUnavailableError, match="bfloat16 and float32"):
+        pack_linear(weight, allocate=LargePages().take)
+
+
+def test_memory_that_is_not_to_be_had() -> None:
+    with pytest.raises(MemoryError, match="no memory"):
+        LargePages().take((2**62,), torch.float32)
 
 
 def test_large_pages_hand_out_separate_tensors() -> None:

@@ -201,6 +201,33 @@ def test_either_form_of_an_adapter_matches_peft(tmp_path: Path, isa: str, active
     assert np.array_equal(alone.view(np.int32), logits[2].view(np.int32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_merged_adapters_keep_bits_apart(tmp_path: Path, isa: str, dtype: torch.dtype) -> None:
+    """Invariants 1 and 2 where adapters are merged: company, chunks, threads; and a slot that was emptied is the base again."""
+    base = save_llama(tmp_path / "base", "whole_blocks")
+    config, tokens = ModelConfig.from_folder(base), token_list(90)
+    folders = [
+        save_adapter(base, tmp_path / "plain", seed=1, r=70, target_modules="all-linear"),
+        save_adapter(base, tmp_path / "scaled", seed=2, r=64, use_rslora=True),
+    ]
+    expected: dict[int, np.ndarray] = {}
+    for threads in (1, 3):
+        runner = make_runner(base, dtype, threads, active_adapters=1)
+        for slot, folder in enumerate(folders):
+            runner.load_adapter(slot, load_adapter("x", folder, config))
+        for slot in (-1, 0, 1):
+            alone = feed_all(Feeder(runner, [slot]), 0, tokens, [])
+            assert np.array_equal(alone, expected.setdefault(slot, alone))
+            feeder, pieces = Feeder(runner, [1, -1, slot, 0]), []
+            for begin, end in zip([0, 1, 2, 40, 41], [1, 2, 40, 41, 90], strict=True):
+                company = {0: token_list(7, seed=begin), 1: [5], 2: tokens[begin:end], 3: token_list(16, seed=end)}
+                pieces.append(feeder.step(company)[2])
+            assert np.array_equal(np.concatenate(pieces).view(np.int32), alone.view(np.int32))
+        runner.unload_adapter(0)
+        assert np.array_equal(feed_all(Feeder(runner, [0]), 0, tokens, []), expected[-1])
+    assert not np.array_equal(expected[0], expected[-1]) and not np.array_equal(expected[0], expected[1])
+
+
 def test_unloading_an_adapter_gives_the_base_back(adapted: tuple[Path, dict[str, Path]]) -> None:
     base, folders = adapted
     runner, config = make_runner(base), ModelConfig.from_folder(base)
