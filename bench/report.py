@@ -19,7 +19,7 @@ HEADER = """\
 | --- | --- | ---: | ---: | ---: | ---: | ---: |"""
 
 
-def line(result: dict[str, Any], torch_median: float) -> str:
+def line(result: dict[str, Any], torch_median: float | None) -> str:
     """A benchmark's row: work divided by its median time."""
     median, iqr = result["stats"]["median"], result["stats"]["iqr"]
     work = result["extra_info"]
@@ -31,7 +31,7 @@ def line(result: dict[str, Any], torch_median: float) -> str:
         f"{iqr * 1e6:.1f}",
         f"{work['bytes'] / median / 1e9:.1f}",
         flops,
-        f"{torch_median / median:.2f}",
+        f"{torch_median / median:.2f}" if torch_median else "",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -42,7 +42,8 @@ def table(results: list[dict[str, Any]]) -> str:
     lines = [HEADER]
     for _, members in groupby(sorted(results, key=lambda result: first_seen[result["group"]]), lambda r: r["group"]):
         alternatives = {result["params"]["implementation"]: result for result in members}
-        torch_median = alternatives["torch"]["stats"]["median"]
+        torch = alternatives.get("torch")  # not there where only some were run
+        torch_median = torch["stats"]["median"] if torch else None
         lines += [line(result, torch_median) for result in alternatives.values()]
     return "\n".join(lines)
 

@@ -111,8 +111,9 @@ def measure_decode(
         tell: told each row as it is measured.
 
     Returns:
-        Rows {rank, batch, adapters, spread, ms_per_step, tok_s, prefill_tok_s} as medians of the runs, with the lowest and
-        highest of each, and what they hold for: dtype, threads and so on are the caller's to add.
+        Rows {rank, batch, adapters, spread, ms_per_step, tok_s, prefill_tok_s, ms_in_kernels} as medians of the runs, with the
+        lowest and highest, and what they hold for: dtype, threads and so on are the caller's to add. What a step takes beyond
+        its kernels is Python and the scheduler.
 
     Raises:
         AdapterError: the engine has no free slot for so many adapters.
@@ -159,7 +160,7 @@ def _cell(
     )
     _run(engine, plan, list(itertools.islice(prompts, batch)), used)  # brings code and weights into the caches
     runs = [_run(engine, plan, list(itertools.islice(prompts, batch)), used) for _ in range(plan.runs)]
-    steps, prefills = ([run[place] for run in runs] for place in (0, 1))
+    steps, prefills, kernels = ([run[place] for run in runs] for place in range(3))
     step, prefill = statistics.median(steps), statistics.median(prefills)
     prompt_tokens = batch * plan.prompt
     return {
@@ -170,6 +171,7 @@ def _cell(
         "ms_per_step": 1e3 * step,
         "tok_s": batch / step,
         "prefill_tok_s": prompt_tokens / prefill,
+        "ms_in_kernels": 1e3 * statistics.median(kernels),
         "runs": plan.runs,
         "ms_per_step_range": [1e3 * min(steps), 1e3 * max(steps)],
         "prefill_tok_s_range": [prompt_tokens / max(prefills), prompt_tokens / min(prefills)],
@@ -181,8 +183,8 @@ def _cell(
 
 def _run(
     engine: Engine, plan: DecodePlan, prompts: Sequence[list[int]], adapters: Sequence[str | None]
-) -> tuple[float, float]:
-    """Seconds of a decode step with all rows, and of the prefill of all prompts."""
+) -> tuple[float, float, float]:
+    """Seconds of a decode step with all rows, of the prefill of all prompts, and of a step's kernels alone."""
     one = SamplingParams(temperature=0, max_tokens=1, ignore_eos=True)
     pairs = list(zip(prompts, adapters, strict=True))
     start = time.perf_counter()
@@ -197,13 +199,15 @@ def _run(
     try:
         while len(begun) < len(flight):
             begun.update(output.request_id for output in engine.step())
+        engine.start_profile()
         start = time.perf_counter()
         for _ in range(plan.new):
             if len(engine.step()) < len(flight):
                 raise CapacityError(
                     f"{len(flight)} rows did not run in one step: the engine needs more KV pages, or longer steps"
                 )
-        return (time.perf_counter() - start) / plan.new, prefill
+        seconds = time.perf_counter() - start
+        return seconds / plan.new, prefill, sum(engine.profile().values()) / plan.new
     finally:
         for request_id in flight:
             engine.abort_request(request_id)

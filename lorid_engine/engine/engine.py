@@ -230,6 +230,14 @@ class Engine:
 
     # Steps
 
+    def start_profile(self) -> None:
+        """Times what the kernels do in every step from now on."""
+        self._runner.start_profile()
+
+    def profile(self) -> dict[str, float]:
+        """Seconds by kind of kernel since start_profile; what a step takes beyond their sum is Python and the scheduler."""
+        return self._runner.profile()
+
     def step(self) -> list[RequestOutput]:
         """Runs one forward pass and returns every request that got a token or ended, its text so far included.
 

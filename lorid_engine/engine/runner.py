@@ -158,6 +158,14 @@ class Runner:
         self._program.run(step={**vars(batch), **written}, threads=self._threads)
         return result if batch.num_logprobs >= 0 else StepResult(result.token_ids)
 
+    def start_profile(self) -> None:
+        """Times the phases of every step from now on."""
+        self._program.start_profile()
+
+    def profile(self) -> dict[str, float]:
+        """Seconds by kind of phase since start_profile."""
+        return self._program.profile()
+
     def logits(self, count: int) -> np.ndarray:
         """The last step's logits [count, V] float32 of its first sampled rows."""
         return self._program.read_buffer(buffer=self._logits.index, rows=count)

@@ -106,6 +106,7 @@ class Solver:
             threads=threads,
             max_batch_rows=max_batch_rows,
             kv_memory=kv_memory,
+            active_adapters=len(ROLES),
         )
         return cls(engine, pack, config)
 
