@@ -2,8 +2,8 @@
 
     python bench/reach.py [--parts adapters,threads,neighbour,start,python] [--out bench/results/reach]
 
-The default pack's base in bfloat16, prompt 128, decode 48, random adapters of q_proj and v_proj. Each part is written as soon as it is
-measured; the other parts of an earlier run stay.
+The default pack's base in bfloat16, random adapters of q_proj and v_proj, prompts of 32 tokens, 24 decode steps, medians of 5 runs. Each
+part is written as soon as it is measured; the other parts of an earlier run stay.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.packs import load_pack
 
 BATCHES = (1, 2, 8, 32)
+RUNS = {"prompt": 32, "new": 24, "runs": 5}
 _START = """
 import json, resource, sys, time
 from lorid_engine.engine import Engine
@@ -71,7 +72,7 @@ def over_adapters(folder: Path) -> dict[str, Any]:
     """8, 32 and 64 adapters of rank 16 at 32 rows, against 2 and the time that their further bytes take to read."""
     engine = make_engine(folder)
     speed = cpu.extension().measure_machine(threads=cpu.threads())["read_bytes_per_s"]
-    plan = DecodePlan(ranks=((16,),), batches=(32,), adapters=(2, 8, 32, 64), runs=7)
+    plan = DecodePlan(ranks=((16,),), batches=(32,), adapters=(2, 8, 32, 64), **RUNS)
     steps = {row["adapters"]: row["ms_per_step"] for row in measure_decode(engine, plan)}
     each = adapter_bytes(engine, 16)
     rows = []
@@ -86,7 +87,7 @@ def over_threads(folder: Path) -> dict[str, Any]:
     """All threads against one at 32 rows, and what one thread reads of its weights at one row against a core's bandwidth."""
     found = {}
     for threads in (1, cpu.threads()):
-        plan = DecodePlan(ranks=((0,),), batches=(1, 32), runs=7)
+        plan = DecodePlan(ranks=((0,),), batches=(1, 32), **RUNS)
         found[threads] = {
             row["batch"]: row["ms_per_step"] for row in measure_decode(make_engine(folder, threads), plan)
         }
@@ -113,7 +114,7 @@ def _be_busy(core: int) -> None:
 def beside_neighbour(folder: Path) -> list[dict[str, Any]]:
     """Tokens/s with a busy process pinned to the last core, against none."""
     engine = make_engine(folder)
-    plan = DecodePlan(ranks=((16,),), batches=BATCHES)
+    plan = DecodePlan(ranks=((16,),), batches=BATCHES, **RUNS)
     quiet = measure_decode(engine, plan)
     neighbour = multiprocessing.get_context("spawn").Process(
         target=_be_busy, args=(max(os.sched_getaffinity(0)),), daemon=True
@@ -145,7 +146,7 @@ def start(folder: Path) -> dict[str, Any]:
 
 def python_share(folder: Path) -> list[dict[str, Any]]:
     """What of a step is not spent in kernels."""
-    rows = measure_decode(make_engine(folder), DecodePlan(ranks=((16,),), batches=BATCHES))
+    rows = measure_decode(make_engine(folder), DecodePlan(ranks=((16,),), batches=BATCHES, **RUNS))
     return [
         {"rows": row["batch"], "ms": row["ms_per_step"], "share": 1 - row["ms_in_kernels"] / row["ms_per_step"]}
         for row in rows
