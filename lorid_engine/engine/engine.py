@@ -36,6 +36,12 @@ class StepRunner(AdapterRunner, Protocol):
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step."""
 
+    def start_profile(self) -> None:
+        """Times the phases of every step from now on."""
+
+    def profile(self) -> dict[str, float]:
+        """Seconds by kind of phase since start_profile."""
+
 
 class Engine:
     """Generates text with a frozen base and LoRA adapters; requests of any adapter or none share every step.
