@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -99,6 +100,8 @@ def _tell(system: str, rank: int, answer: Answer) -> None:
 
 
 def _numbers(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"must be whole numbers, separated by commas; got {text!r}")
     return [int(part) for part in text.split(",")]
 
 
@@ -130,6 +133,9 @@ def main() -> None:
     limit = "seconds that a cell may take; a peer's that has taken them in all is not run again; default: %(default)s"
     parser.add_argument("--limit-s", type=float, default=300, help=limit)
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(options.out.parent, os.W_OK):  # or an hour of runs would be lost
+        parser.error(f"--out: {options.out.parent} cannot be written to")
     start = time.monotonic()
     comparison = Comparison(systems_of(options.peers, options), options)
     for _ in range(options.runs):

@@ -28,37 +28,33 @@ inline void KeepApart(Vec& sum) {
 #endif
 }
 
-// Multiplies and adds float32 `times` times in every sum; returns the floating-point operations that it took.
-double MultiplyFloats(int64_t times, float* result) {
+// Takes `times` steps of every sum, each a product that is added; what they come to is written to result[0].
+template <typename Step>
+inline void MultiplySums(int64_t times, float* result, Step step) {
   Vec sum[kSums];
-  const Vec x = Set1(result[0]), y = Set1(result[1]);
   for (int s = 0; s < kSums; s++) sum[s] = Zero();
   for (int64_t i = 0; i < times; i++)
 #pragma GCC unroll 16
     for (int s = 0; s < kSums; s++) {
-      Vec next = Fma(x, y, sum[s]);
+      Vec next = step(sum[s]);
       KeepApart(next);
       sum[s] = next;
     }
   for (int s = 1; s < kSums; s++) sum[0] = Add(sum[0], sum[s]);
   result[0] = SumLanes(sum[0]);
+}
+
+// Multiplies and adds float32 `times` times in every sum; returns the floating-point operations that it took.
+double MultiplyFloats(int64_t times, float* result) {
+  const Vec x = Set1(result[0]), y = Set1(result[1]);
+  MultiplySums(times, result, [&](const Vec& sum) { return Fma(x, y, sum); });
   return 2.0 * kLanes * kSums * static_cast<double>(times);
 }
 
 #ifdef LORID_BF16_DOT
 double MultiplyBf16(int64_t times, float* result) {
-  Vec sum[kSums];
-  const Pairs x = SetPair(0x3f803f80u), y = SetPair(0x3f803f80u);
-  for (int s = 0; s < kSums; s++) sum[s] = Zero();
-  for (int64_t i = 0; i < times; i++)
-#pragma GCC unroll 16
-    for (int s = 0; s < kSums; s++) {
-      Vec next = DotPairs(x, y, sum[s]);
-      KeepApart(next);
-      sum[s] = next;
-    }
-  for (int s = 1; s < kSums; s++) sum[0] = Add(sum[0], sum[s]);
-  result[0] = SumLanes(sum[0]);
+  const Pairs ones = SetPair(0x3f803f80u);
+  MultiplySums(times, result, [&](const Vec& sum) { return DotPairs(ones, ones, sum); });
   return 4.0 * kLanes * kSums * static_cast<double>(times);
 }
 #else

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -13,9 +14,7 @@ BENCH = Path(__file__).parents[2] / "bench"
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    if not BENCH.is_dir():
-        pytest.skip("bench/ is not part of this copy")
+def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     monkeypatch.syspath_prepend(str(BENCH))
     spec = importlib.util.find_spec("peers.tables")
     assert spec is not None and spec.loader is not None

@@ -21,19 +21,8 @@ from lorid_engine.errors import AdapterError, CapacityError, ConfigError
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.random_model import SHAPES, RandomTensors, number_tokenizer, random_adapter, shape_config
 from lorid_engine.plots import Panel, write_plot
+from tiny_models import TINY
 from tiny_pack import make_engine, make_pack, make_pack_folder
-
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 300,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 256,
-}
 
 
 def random_engine(rows: int = 8) -> Engine:

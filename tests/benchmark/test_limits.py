@@ -11,18 +11,7 @@ from lorid_engine.cli import main
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.random_model import shape_config
 from lorid_engine.ops import cpu
-
-TINY = {
-    "model_type": "llama",
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "intermediate_size": 96,
-    "vocab_size": 300,
-    "rms_norm_eps": 1e-5,
-    "max_position_embeddings": 256,
-}
+from tiny_models import TINY
 
 
 def test_the_probe_has_a_steps_linear_layers() -> None:

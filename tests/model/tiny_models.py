@@ -8,6 +8,19 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+# config.json of a model that needs no checkpoint.
+TINY = {
+    "model_type": "llama",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 96,
+    "vocab_size": 300,
+    "rms_norm_eps": 1e-5,
+    "max_position_embeddings": 256,
+}
+
 SHAPES: dict[str, dict] = {
     "grouped": dict(hidden_size=48, num_attention_heads=6, num_key_value_heads=2, intermediate_size=80),
     "one_kv_head": dict(hidden_size=32, num_attention_heads=4, num_key_value_heads=1, intermediate_size=48),
