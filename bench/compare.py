@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -133,9 +132,11 @@ def main() -> None:
     limit = "seconds that a cell may take; a peer's that has taken them in all is not run again; default: %(default)s"
     parser.add_argument("--limit-s", type=float, default=300, help=limit)
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(options.out.parent, os.W_OK):  # or an hour of runs would be lost
-        parser.error(f"--out: {options.out.parent} cannot be written to")
+    try:  # now, or an hour of runs would be lost
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.with_suffix(".json").touch()
+    except OSError as error:
+        parser.error(f"--out: {error}")
     start = time.monotonic()
     comparison = Comparison(systems_of(options.peers, options), options)
     for _ in range(options.runs):

@@ -19,27 +19,15 @@ float ReadAll(const float* x, int64_t n) {
 // As many independent sums as hide the latency of adding to one.
 constexpr int kSums = kTileRows * kTileVecs < 16 ? 12 : 16;
 
-// Keeps the compiler from seeing that all sums are the same.
-inline void KeepApart(Vec& sum) {
-#if defined(__x86_64__) && defined(__AVX__)
-  asm("" : "+v"(sum));
-#else
-  asm("" : "+m"(sum));
-#endif
-}
-
-// Takes `times` steps of every sum, each a product that is added; what they come to is written to result[0].
+// Takes `times` steps of every sum, each a product that is added; what they come to is written to result[0]. The sums
+// begin apart, so that the compiler cannot see one in all of them.
 template <typename Step>
 inline void MultiplySums(int64_t times, float* result, Step step) {
   Vec sum[kSums];
-  for (int s = 0; s < kSums; s++) sum[s] = Zero();
+  for (int s = 0; s < kSums; s++) sum[s] = Set1(static_cast<float>(s));
   for (int64_t i = 0; i < times; i++)
 #pragma GCC unroll 16
-    for (int s = 0; s < kSums; s++) {
-      Vec next = step(sum[s]);
-      KeepApart(next);
-      sum[s] = next;
-    }
+    for (int s = 0; s < kSums; s++) sum[s] = step(sum[s]);
   for (int s = 1; s < kSums; s++) sum[0] = Add(sum[0], sum[s]);
   result[0] = SumLanes(sum[0]);
 }
@@ -47,7 +35,7 @@ inline void MultiplySums(int64_t times, float* result, Step step) {
 // Multiplies and adds float32 `times` times in every sum; returns the floating-point operations that it took.
 double MultiplyFloats(int64_t times, float* result) {
   const Vec x = Set1(result[0]), y = Set1(result[1]);
-  MultiplySums(times, result, [&](const Vec& sum) { return Fma(x, y, sum); });
+  MultiplySums(times, result, [&](const Vec& sum) { return Fma(sum, x, y); });
   return 2.0 * kLanes * kSums * static_cast<double>(times);
 }
 
