@@ -21,6 +21,17 @@ struct AttentionState {
   float* value;               // [vectors, Dp]: running, not yet divided by its sum
   float* most;                // [vectors]
   float* sum;                 // [vectors]; 0 = nothing seen yet
+
+  AttentionState From(int64_t vector, int head_dim) const {
+    const int64_t padded = RoundUp(head_dim, 16);
+    return {q + vector * head_dim,
+            scores + vector * kChunkTokens,
+            probabilities + vector * kChunkTokens,
+            chunk_value + vector * padded,
+            value + vector * padded,
+            most + vector,
+            sum + vector};
+  }
 };
 
 // The keys of a chunk that a row may see, relative to the chunk's first.
@@ -71,61 +82,99 @@ inline const T* HideKeys(const T* v_page, int hidden, int padded, T* copy) {
   return copy;
 }
 
-constexpr int kPagesAhead = 2;
+// The pages of one key-value head.
+template <typename T>
+struct HeadPages {
+  const T* k;
+  const T* v;
+  int64_t k_size, v_size;  // elements from a page to the next
 
-// A page position of a chunk: which page each row has there, and which keys of the chunk each row sees.
-struct PageView {
-  const AttentionRow* rows;
-  const KeyRange* ranges;
+  const T* Keys(const AttentionRow& row, int64_t index) const { return k + row.pages[index] * k_size; }
+  const T* Values(const AttentionRow& row, int64_t index) const { return v + row.pages[index] * v_size; }
+};
+
+// Neighbouring rows of a tile over one chunk: they begin it with the same page.
+struct ChunkRun {
+  int64_t chunk_page;  // index of the chunk's first page in a sequence
   int num_rows;
-  int64_t index;  // of the page in a sequence
-  int begin;      // its first key in the chunk
+  const AttentionRow* rows;
+  const KeyRange* keys;  // of each row, and of the next one where the tile has more
+  bool more;
+  int first, last;  // pages of the chunk that any row sees
 
-  bool Seen(int m) const { return ranges[m].end > begin && ranges[m].begin < begin + kPageTokens; }
-  bool SeenWhole(int m) const { return ranges[m].end >= begin + kPageTokens && ranges[m].begin <= begin; }
-  int64_t Page(int m) const { return rows[m].pages[index]; }
-
-  // From the row's page to one of its next. A page is too short for the processor to guess where it goes on, and for
-  // memory to answer while it is computed.
-  int64_t PageAhead(int m, int64_t page_bytes) const {
-    const int64_t ahead = Least(kPagesAhead, (ranges[m].end - 1 - begin) / kPageTokens);
-    return ahead > 0 ? (rows[m].pages[index + ahead] - Page(m)) * page_bytes : kNoPrefetch;
+  bool Sees(int m, int page) const {
+    return keys[m].end > page * kPageTokens && keys[m].begin < (page + 1) * kPageTokens;
+  }
+  bool SeesWhole(int m, int page) const {
+    return keys[m].end >= (page + 1) * kPageTokens && keys[m].begin <= page * kPageTokens;
   }
 };
 
+// A page is too short for the processor to guess what follows it, and for memory to answer while it is computed. So it
+// is asked for what the row reads two pages later: its keys, then its values, then the keys of the next rows.
+constexpr int kPagesAhead = 2;
+
+inline int64_t BytesTo(const void* from, const void* to) {
+  return static_cast<int64_t>(reinterpret_cast<uintptr_t>(to) - reinterpret_cast<uintptr_t>(from));
+}
+
+template <typename T>
+inline int64_t AfterKeys(const HeadPages<T>& pages, const ChunkRun& run, int m, int page) {
+  const int ahead = page + kPagesAhead, value = run.first + ahead - run.last;
+  const T* from = pages.Keys(run.rows[m], run.chunk_page + page);
+  if (ahead < run.last)
+    return run.Sees(m, ahead) ? BytesTo(from, pages.Keys(run.rows[m], run.chunk_page + ahead)) : kNoPrefetch;
+  return run.Sees(m, value) ? BytesTo(from, pages.Values(run.rows[m], run.chunk_page + value)) : kNoPrefetch;
+}
+
+template <typename T>
+inline int64_t AfterValues(const HeadPages<T>& pages, const ChunkRun& run, int m, int page) {
+  const int ahead = page + kPagesAhead, next = run.num_rows;
+  const T* from = pages.Values(run.rows[m], run.chunk_page + page);
+  if (ahead < run.last)
+    return run.Sees(m, ahead) ? BytesTo(from, pages.Values(run.rows[m], run.chunk_page + ahead)) : kNoPrefetch;
+  const int key = run.more ? run.keys[next].begin / kPageTokens + ahead - run.last : 0;
+  return run.more && run.Sees(next, key) ? BytesTo(from, pages.Keys(run.rows[next], run.chunk_page + key))
+                                         : kNoPrefetch;
+}
+
 // scores of the page's keys, for the rows that see any of them.
 template <typename T>
-inline void ScorePage(const AttentionState<T>& state, const PageView& view, int heads, int head_dim, const T* k_pages,
-                      int64_t page_size) {
-  for (int m = 0, next; m < view.num_rows; m = next) {
+inline void ScorePage(const AttentionState<T>& state, const HeadPages<T>& pages, const ChunkRun& run, int page,
+                      int heads, int head_dim) {
+  for (int m = 0, next; m < run.num_rows; m = next) {
     next = m + 1;
-    if (!view.Seen(m)) continue;
-    while (next < view.num_rows && view.Seen(next) && view.Page(next) == view.Page(m)) next++;
+    if (!run.Sees(m, page)) continue;
+    const T* keys = pages.Keys(run.rows[m], run.chunk_page + page);
+    while (next < run.num_rows && run.Sees(next, page) && pages.Keys(run.rows[next], run.chunk_page + page) == keys)
+      next++;
     TileBlock(state.q + static_cast<int64_t>(m) * heads * head_dim, head_dim, static_cast<int64_t>(next - m) * heads,
-              k_pages + view.Page(m) * page_size, kPageTokens * (sizeof(T) == 2 ? 2 : 1), head_dim, kPageTokens,
-              state.scores + static_cast<int64_t>(m) * heads * kChunkTokens + view.begin, kChunkTokens, false,
-              view.PageAhead(m, page_size * static_cast<int64_t>(sizeof(T))));
+              keys, kPageTokens * (sizeof(T) == 2 ? 2 : 1), head_dim, kPageTokens,
+              state.scores + static_cast<int64_t>(m) * heads * kChunkTokens + page * kPageTokens, kChunkTokens, false,
+              AfterKeys(pages, run, m, page));
   }
 }
 
 // chunk_value += probabilities V over the page's keys; rows that see the whole page share its loads, others go alone.
 template <typename T>
-inline void AddPage(const AttentionState<T>& state, const PageView& view, int heads, const T* v_pages,
-                    int64_t page_size, int padded) {
+inline void AddPage(const AttentionState<T>& state, const HeadPages<T>& pages, const ChunkRun& run, int page, int heads,
+                    int padded) {
   const int64_t w_stride = sizeof(T) == 2 ? 2 * padded : padded;
-  for (int m = 0, next; m < view.num_rows; m = next) {
+  for (int m = 0, next; m < run.num_rows; m = next) {
     next = m + 1;
-    if (!view.Seen(m)) continue;
-    if (view.SeenWhole(m))
-      while (next < view.num_rows && view.SeenWhole(next) && view.Page(next) == view.Page(m)) next++;
-    const int hidden = view.ranges[m].begin - view.begin, left = view.ranges[m].end - view.begin;
-    const T* values = v_pages + view.Page(m) * page_size;
+    if (!run.Sees(m, page)) continue;
+    const T* values = pages.Values(run.rows[m], run.chunk_page + page);
+    if (run.SeesWhole(m, page))
+      while (next < run.num_rows && run.SeesWhole(next, page) &&
+             pages.Values(run.rows[next], run.chunk_page + page) == values)
+        next++;
+    const int hidden = run.keys[m].begin - page * kPageTokens, left = run.keys[m].end - page * kPageTokens;
     T copy[kPageTokens * kMaxHeadDim];
     if (hidden > 0) values = HideKeys(values, hidden, padded, copy);
-    TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + view.begin, kChunkTokens,
+    TileBlock(state.probabilities + static_cast<int64_t>(m) * heads * kChunkTokens + page * kPageTokens, kChunkTokens,
               static_cast<int64_t>(next - m) * heads, values, w_stride, static_cast<int>(Least(left, kPageTokens)),
               padded, state.chunk_value + static_cast<int64_t>(m) * heads * padded, padded, true,
-              hidden > 0 ? kNoPrefetch : view.PageAhead(m, page_size * static_cast<int64_t>(sizeof(T))));
+              hidden > 0 ? kNoPrefetch : AfterValues(pages, run, m, page));
   }
 }
 
@@ -146,41 +195,48 @@ inline void MergeChunk(float most, float sum, const float* chunk_value, int padd
   total_most = higher;
 }
 
+// The state is that of the run's first vector.
 template <typename T>
-inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, int64_t chunk_begin, int heads) {
-  const int head_dim = tile.head_dim, padded = static_cast<int>(RoundUp(head_dim, 16));
-  const int64_t k_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * head_dim;
-  const int64_t v_page_size = static_cast<int64_t>(kPageTokens) * tile.num_kv_heads * padded;
-  const T* k_pages = static_cast<const T*>(tile.k_pages) + static_cast<int64_t>(tile.kv_head) * kPageTokens * head_dim;
-  const T* v_pages = static_cast<const T*>(tile.v_pages) + static_cast<int64_t>(tile.kv_head) * kPageTokens * padded;
-  KeyRange ranges[kMaxTileVectors];
-  int first_page = kChunkTokens / kPageTokens, last_page = 0;
-  for (int m = 0; m < tile.num_rows; m++) {
-    ranges[m] = VisibleKeys(tile, m, chunk_begin);
-    if (ranges[m].begin >= ranges[m].end) continue;
-    first_page = static_cast<int>(Least(first_page, ranges[m].begin / kPageTokens));
-    last_page = static_cast<int>(Most(last_page, RoundUp(ranges[m].end, kPageTokens) / kPageTokens));
-  }
-  const auto view = [&](int page) {
-    return PageView{tile.rows, ranges, tile.num_rows, chunk_begin / kPageTokens + page, page * kPageTokens};
-  };
-  const int vectors = tile.num_rows * heads;
-  for (int page = first_page; page < last_page; page++)
-    ScorePage(state, view(page), heads, head_dim, k_pages, k_page_size);
+inline void AttendRun(const AttentionState<T>& state, const HeadPages<T>& pages, const ChunkRun& run, int heads,
+                      int head_dim, float scale) {
+  const int padded = static_cast<int>(RoundUp(head_dim, 16)), vectors = run.num_rows * heads;
+  for (int page = run.first; page < run.last; page++) ScorePage(state, pages, run, page, heads, head_dim);
   float most[kMaxGroupHeads], sum[kMaxGroupHeads];
   for (int n = 0; n < vectors; n++) {
-    sum[n] = 0;
-    const KeyRange keys = ranges[n / heads];
-    if (keys.begin < keys.end)
-      SoftmaxRow<T>(state.scores + static_cast<int64_t>(n) * kChunkTokens, keys, tile.scale,
-                    state.probabilities + static_cast<int64_t>(n) * kChunkTokens, most[n], sum[n]);
+    SoftmaxRow<T>(state.scores + static_cast<int64_t>(n) * kChunkTokens, run.keys[n / heads], scale,
+                  state.probabilities + static_cast<int64_t>(n) * kChunkTokens, most[n], sum[n]);
     for (int d = 0; d < padded; d += kLanes) Store(state.chunk_value + static_cast<int64_t>(n) * padded + d, Zero());
   }
-  for (int page = first_page; page < last_page; page++) AddPage(state, view(page), heads, v_pages, v_page_size, padded);
+  for (int page = run.first; page < run.last; page++) AddPage(state, pages, run, page, heads, padded);
   for (int n = 0; n < vectors; n++)
-    if (ranges[n / heads].begin < ranges[n / heads].end)
-      MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n],
-                 state.sum[n], state.value + static_cast<int64_t>(n) * padded);
+    MergeChunk(most[n], sum[n], state.chunk_value + static_cast<int64_t>(n) * padded, padded, state.most[n],
+               state.sum[n], state.value + static_cast<int64_t>(n) * padded);
+}
+
+// Rows that begin the chunk with the same page go through it together.
+template <typename T>
+inline void AttendChunk(const AttentionTile& tile, const AttentionState<T>& state, const HeadPages<T>& pages,
+                        int64_t chunk_begin, int heads) {
+  KeyRange keys[kMaxTileVectors];
+  for (int m = 0; m < tile.num_rows; m++) keys[m] = VisibleKeys(tile, m, chunk_begin);
+  const int64_t chunk_page = chunk_begin / kPageTokens;
+  for (int m = 0, next; m < tile.num_rows; m = next) {
+    next = m + 1;
+    if (keys[m].begin >= keys[m].end) continue;
+    ChunkRun run = {chunk_page, 0, tile.rows + m, keys + m, false, keys[m].begin / kPageTokens, 0};
+    const auto take = [&](int row) {
+      run.first = static_cast<int>(Least(run.first, keys[row].begin / kPageTokens));
+      run.last = static_cast<int>(Most(run.last, RoundUp(keys[row].end, kPageTokens) / kPageTokens));
+    };
+    take(m);
+    const int64_t first = chunk_page + keys[m].begin / kPageTokens;
+    const int32_t page = tile.rows[m].pages[first];
+    while (next < tile.num_rows && keys[next].begin < keys[next].end && tile.rows[next].pages[first] == page)
+      take(next++);
+    run.num_rows = next - m;
+    run.more = next < tile.num_rows;
+    AttendRun(state.From(m * heads, tile.head_dim), pages, run, heads, tile.head_dim, tile.scale);
+  }
 }
 
 template <typename T>
@@ -239,6 +295,11 @@ inline void Attend(const AttentionTile& tile) {
   const AttentionState<T> state = CarveScratch<T>(tile.scratch, vectors, tile.head_dim, padded);
   LoadQueries(tile, state, heads);
   for (int n = 0; n < vectors; n++) state.sum[n] = 0;
+  const int64_t k_head = static_cast<int64_t>(kPageTokens) * tile.head_dim,
+                v_head = static_cast<int64_t>(kPageTokens) * padded;
+  const HeadPages<T> pages = {static_cast<const T*>(tile.k_pages) + tile.kv_head * k_head,
+                              static_cast<const T*>(tile.v_pages) + tile.kv_head * v_head, tile.num_kv_heads * k_head,
+                              tile.num_kv_heads * v_head};
   int64_t begin = tile.rows[0].position, end = 0;
   for (int m = 0; m < tile.num_rows; m++) {
     const int64_t position = tile.rows[m].position;
@@ -246,7 +307,7 @@ inline void Attend(const AttentionTile& tile) {
     end = Most(end, position + 1);
   }
   for (int64_t chunk = begin / kChunkTokens * kChunkTokens; chunk < end; chunk += kChunkTokens)
-    AttendChunk(tile, state, chunk, heads);
+    AttendChunk(tile, state, pages, chunk, heads);
   StoreValues(tile, state, heads, padded);
 }
 
