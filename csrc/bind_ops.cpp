@@ -163,6 +163,84 @@ void SiluMul(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t fea
   RunOne(phase, threads);
 }
 
+void Dropout(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features, Address key, uint32_t module,
+             uint16_t threshold, float scale, Address y, int64_t y_stride, int threads) {
+  RowsPhase<DropoutTile> phase;
+  phase.kernel = &Kernels::dropout;
+  phase.tile.dtype = dtype;
+  phase.tile.x = At<void>(x);
+  phase.tile.x_stride = x_stride;
+  phase.tile.key = At<const uint64_t>(key);
+  phase.tile.module = module;
+  phase.tile.threshold = threshold;
+  phase.tile.scale = scale;
+  phase.tile.features = features;
+  phase.tile.y = At<void>(y);
+  phase.tile.y_stride = y_stride;
+  phase.rows = rows;
+  RunOne(phase, threads);
+}
+
+void SiluMulBackward(DType dtype, Address x, int64_t x_stride, Address dy, int64_t dy_stride, int32_t rows,
+                     int32_t features, Address dx, int64_t dx_stride, int threads) {
+  RowsPhase<SiluMulBackwardTile> phase;
+  phase.kernel = &Kernels::silu_mul_backward;
+  phase.tile.dtype = dtype;
+  phase.tile.x = At<void>(x);
+  phase.tile.x_stride = x_stride;
+  phase.tile.dy = At<void>(dy);
+  phase.tile.dy_stride = dy_stride;
+  phase.tile.features = features;
+  phase.tile.dx = At<void>(dx);
+  phase.tile.dx_stride = dx_stride;
+  phase.rows = rows;
+  RunOne(phase, threads);
+}
+
+void RmsNormBackward(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, Address dy,
+                     int64_t dy_stride, int32_t rows, int32_t features, Address dx, int64_t dx_stride, int threads) {
+  RowsPhase<RmsNormBackwardTile> phase;
+  phase.kernel = &Kernels::rms_norm_backward;
+  phase.tile.dtype = dtype;
+  phase.tile.x = At<void>(x);
+  phase.tile.x_stride = x_stride;
+  phase.tile.weight = At<const float>(weight);
+  phase.tile.epsilon = epsilon;
+  phase.tile.features = features;
+  phase.tile.dy = At<void>(dy);
+  phase.tile.dy_stride = dy_stride;
+  phase.tile.dx = At<void>(dx);
+  phase.tile.dx_stride = dx_stride;
+  phase.rows = rows;
+  RunOne(phase, threads);
+}
+
+void TrainingAttention(DType dtype, Address qkv, int64_t qkv_stride, Address cos, Address sin, Address offset,
+                       int32_t num_sequences, Address out, int64_t out_stride, Address dout, int64_t dout_stride,
+                       Address dqkv, int64_t dqkv_stride, float scale, int32_t window, int32_t num_heads,
+                       int32_t num_kv_heads, int32_t head_dim, int threads) {
+  TrainingAttentionPhase phase;
+  phase.tile.dtype = dtype;
+  phase.tile.qkv = At<void>(qkv);
+  phase.tile.qkv_stride = qkv_stride;
+  phase.tile.cos = At<const float>(cos);
+  phase.tile.sin = At<const float>(sin);
+  phase.tile.out = At<void>(out);
+  phase.tile.out_stride = out_stride;
+  phase.tile.dout = At<void>(dout);
+  phase.tile.dout_stride = dout_stride;
+  phase.tile.dqkv = At<void>(dqkv);
+  phase.tile.dqkv_stride = dqkv_stride;
+  phase.tile.scale = scale;
+  phase.tile.window = window;
+  phase.tile.num_heads = num_heads;
+  phase.tile.num_kv_heads = num_kv_heads;
+  phase.tile.head_dim = head_dim;
+  phase.offset = At<const int32_t>(offset);
+  phase.count = num_sequences;
+  RunOne(phase, threads);
+}
+
 void Embed(DType dtype, Address weight, int32_t features, Address token_ids, int32_t rows, Address y, int64_t y_stride,
            int threads) {
   EmbedPhase phase;
@@ -267,6 +345,8 @@ void BindOps(py::module_& m) {
         "features"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,
         "y_stride"_a, "threads"_a);
+  m.def("dropout", &Dropout, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "key"_a, "module"_a,
+        "threshold"_a, "scale"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("embed", &Embed, py::kw_only(), "dtype"_a, "weight"_a, "features"_a, "token_ids"_a, "rows"_a, "y"_a,
         "y_stride"_a, "threads"_a);
   m.def("rope", &Rope, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a, "q_norm"_a, "k_norm"_a,
@@ -275,6 +355,13 @@ void BindOps(py::module_& m) {
   m.def("paged_attention", &PagedAttention, py::kw_only(), "dtype"_a, "q"_a, "q_stride"_a, "k_pages"_a, "v_pages"_a,
         "block_table"_a, "block_table_stride"_a, "query_offset"_a, "positions"_a, "num_sequences"_a, "out"_a,
         "out_stride"_a, "scale"_a, "window"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "threads"_a);
+  m.def("silu_mul_backward", &SiluMulBackward, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "dy"_a, "dy_stride"_a,
+        "rows"_a, "features"_a, "dx"_a, "dx_stride"_a, "threads"_a);
+  m.def("rms_norm_backward", &RmsNormBackward, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a,
+        "dy"_a, "dy_stride"_a, "rows"_a, "features"_a, "dx"_a, "dx_stride"_a, "threads"_a);
+  m.def("training_attention", &TrainingAttention, py::kw_only(), "dtype"_a, "qkv"_a, "qkv_stride"_a, "cos"_a, "sin"_a,
+        "offset"_a, "num_sequences"_a, "out"_a, "out_stride"_a, "dout"_a, "dout_stride"_a, "dqkv"_a, "dqkv_stride"_a,
+        "scale"_a, "window"_a, "num_heads"_a, "num_kv_heads"_a, "head_dim"_a, "threads"_a);
   m.def("sample", &SampleOp, py::kw_only(), "logits"_a, "logits_stride"_a, "vocabulary"_a, "arrays"_a, "threads"_a);
   m.def("philox", [](uint64_t key, uint32_t sample, uint32_t position) {
     const Philox random = PhiloxAt(key, sample, position);

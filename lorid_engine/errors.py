@@ -41,3 +41,11 @@ class CapacityError(LoridError, RuntimeError):
 
 class DataError(LoridError, ValueError):
     """A file of questions or of results that cannot be read, written, or gone on with."""
+
+
+class TrainingError(LoridError, RuntimeError):
+    """Training cannot go on; what was trained until then is kept."""
+
+
+class TeacherError(LoridError, RuntimeError):
+    """The teacher cannot be asked; what it has written is kept."""

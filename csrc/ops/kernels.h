@@ -90,6 +90,21 @@ struct RmsNormTile {
   int32_t row_begin, row_end;
 };
 
+// y = x / (1 - p) where a 16-bit draw is at least the threshold, which is p in 65536ths; else 0.
+struct DropoutTile {
+  DType dtype;
+  const void* x;  // [T, I]
+  int64_t x_stride;
+  const uint64_t* key;  // [T]
+  uint32_t module;
+  uint16_t threshold;
+  float scale;
+  int32_t features;
+  void* y;
+  int64_t y_stride;
+  int32_t row_begin, row_end;
+};
+
 struct SiluMulTile {
   DType in_dtype, out_dtype;
   const void* x;  // [T, 2 F]: gate, then up
@@ -98,6 +113,34 @@ struct SiluMulTile {
   void* y;  // [T, F]
   int64_t y_stride;
   int32_t row_begin, row_end, col_begin, col_end;
+};
+
+// The gradient of silu_mul: dx of gate and of up, from x and dy.
+struct SiluMulBackwardTile {
+  DType dtype;
+  const void* x;  // [T, 2 F]: gate, then up
+  int64_t x_stride;
+  const void* dy;  // [T, F]
+  int64_t dy_stride;
+  int32_t features;
+  void* dx;  // [T, 2 F]
+  int64_t dx_stride;
+  int32_t row_begin, row_end;
+};
+
+// The gradient of rms_norm with respect to x.
+struct RmsNormBackwardTile {
+  DType dtype;
+  const void* x;  // [T, E]
+  int64_t x_stride;
+  const float* weight;  // [E]
+  float epsilon;
+  int32_t features;
+  const void* dy;  // [T, E]
+  int64_t dy_stride;
+  void* dx;  // [T, E]
+  int64_t dx_stride;
+  int32_t row_begin, row_end;
 };
 
 // Rotates q and k (two halves of a head, as transformers does), normalised first where there are weights for that, and
@@ -149,14 +192,39 @@ struct AttentionTile {
   void* scratch;  // AttentionScratchBytes(...)
 };
 
+// One sequence and one key-value head of training's attention: forward where dqkv is null, else backward.
+struct TrainingAttentionTile {
+  DType dtype;      // kBf16 or kF32, of all rows
+  const void* qkv;  // [T, (H + 2 G) D], not rotated
+  int64_t qkv_stride;
+  const float* cos;  // [T, D / 2], or null where nothing is rotated
+  const float* sin;
+  void* out;  // [T, H D]
+  int64_t out_stride;
+  const void* dout;  // [T, H D]
+  int64_t dout_stride;
+  void* dqkv;  // [T, (H + 2 G) D]
+  int64_t dqkv_stride;
+  float scale;
+  int32_t window;  // keys a row sees, itself included; 0 = all before it
+  int32_t num_heads, num_kv_heads, head_dim;
+  int64_t row_begin, row_end;  // of the sequence
+  int32_t kv_head;
+  void* scratch;  // TrainingScratchBytes(...)
+};
+
 struct Kernels {
   const char* name;
   void (*shrink)(const ShrinkTile&);
   void (*linear)(const LinearTile&);
   void (*rms_norm)(const RmsNormTile&);
   void (*silu_mul)(const SiluMulTile&);
+  void (*dropout)(const DropoutTile&);
+  void (*silu_mul_backward)(const SiluMulBackwardTile&);
+  void (*rms_norm_backward)(const RmsNormBackwardTile&);
   void (*rope)(const RopeTile&);
   void (*attention)(const AttentionTile&);
+  void (*training_attention)(const TrainingAttentionTile&);
   // most[i] = the largest of x[64 i] to x[64 i + 63] (fewer at the end of n), no NaN among them; -infinity if none is
   // left.
   void (*block_max)(const float* x, int64_t n, float* most);
@@ -174,6 +242,16 @@ static inline int64_t AttentionVectors(int num_heads, int num_kv_heads, int rows
 static inline int64_t AttentionScratchBytes(int64_t vectors, int head_dim) {
   const int64_t padded = RoundUp(head_dim, 16);
   return vectors * 4 * (padded + 2 * kChunkTokens + 2 * padded + 16) + 64;
+}
+
+// Positions whose queries are computed together.
+static inline int TrainingPositions(int heads) { return heads < 48 ? 48 / heads : 1; }
+
+// Five planes of all keys; q, dout and dq of a block; its probabilities, their gradients, and either turned.
+static inline int64_t TrainingScratchBytes(int64_t length, int heads, int head_dim) {
+  const int64_t padded = RoundUp(head_dim, 16), padded_length = RoundUp(length, 16);
+  const int64_t vectors = static_cast<int64_t>(TrainingPositions(heads)) * heads;
+  return 4 * (5 * padded_length * padded + 3 * vectors * (padded + padded_length)) + 64;
 }
 
 }  // namespace lorid

@@ -168,6 +168,24 @@ void SiluMulPhase::Run(int64_t item, int) noexcept {
   ActiveKernels().silu_mul(mine);
 }
 
+template <typename Tile>
+int64_t RowsPhase<Tile>::Prepare(int threads) {
+  rows_per_item_ = static_cast<int32_t>(Grain(rows, threads, 1));
+  return DivideUp(rows, rows_per_item_);
+}
+
+template <typename Tile>
+void RowsPhase<Tile>::Run(int64_t item, int) noexcept {
+  Tile mine = tile;
+  mine.row_begin = static_cast<int32_t>(item * rows_per_item_);
+  mine.row_end = std::min(mine.row_begin + rows_per_item_, rows);
+  (ActiveKernels().*kernel)(mine);
+}
+
+template class RowsPhase<DropoutTile>;
+template class RowsPhase<SiluMulBackwardTile>;
+template class RowsPhase<RmsNormBackwardTile>;
+
 int64_t RopePhase::Prepare(int) {
   tile.positions = *positions;
   tile.cache_slot = *cache_slot;
@@ -246,6 +264,27 @@ void AttentionPhase::Run(int64_t item, int thread) noexcept {
   mine.kv_head = static_cast<int32_t>(item % tile.num_kv_heads);
   mine.scratch = scratch->data() + scratch_bytes_ * thread;
   ActiveKernels().attention(mine);
+}
+
+int64_t TrainingAttentionPhase::Prepare(int threads) {
+  order_.resize(static_cast<size_t>(count));
+  for (int32_t b = 0; b < count; b++) order_[static_cast<size_t>(b)] = b;
+  const auto length = [&](int32_t b) { return offset[b + 1] - offset[b]; };
+  std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return length(a) > length(b); });
+  const int64_t longest = count > 0 ? length(order_[0]) : 0;
+  scratch_bytes_ = RoundUp(TrainingScratchBytes(longest, tile.num_heads / tile.num_kv_heads, tile.head_dim), 64);
+  scratch_.resize(static_cast<size_t>(scratch_bytes_) * static_cast<size_t>(threads));
+  return static_cast<int64_t>(count) * tile.num_kv_heads;
+}
+
+void TrainingAttentionPhase::Run(int64_t item, int thread) noexcept {
+  const int32_t b = order_[static_cast<size_t>(item / tile.num_kv_heads)];
+  TrainingAttentionTile mine = tile;
+  mine.row_begin = offset[b];
+  mine.row_end = offset[b + 1];
+  mine.kv_head = static_cast<int32_t>(item % tile.num_kv_heads);
+  mine.scratch = scratch_.data() + scratch_bytes_ * thread;
+  if (mine.row_begin < mine.row_end) ActiveKernels().training_attention(mine);
 }
 
 int64_t EmbedPhase::Prepare(int) { return *rows; }

@@ -105,6 +105,21 @@ class SiluMulPhase : public Phase {
   int32_t rows_per_item_ = 1, columns_per_item_ = 0, column_items_ = 1;
 };
 
+// A kernel over whole rows, some of them an item.
+template <typename Tile>
+class RowsPhase : public Phase {
+ public:
+  Tile tile = {};
+  int32_t rows = 0;
+  void (*Kernels::*kernel)(const Tile&) = nullptr;
+
+  int64_t Prepare(int threads) override;
+  void Run(int64_t item, int thread) noexcept override;
+
+ private:
+  int32_t rows_per_item_ = 1;
+};
+
 class RopePhase : public Phase {
  public:
   RopeTile tile = {};
@@ -161,6 +176,22 @@ class AttentionPhase : public Phase {
 };
 
 // y[t] = row token_ids[t] of a packed weight, widened to fp32 or copied.
+// Attention of whole sequences, forward or backward; an item is a sequence and a key-value head.
+class TrainingAttentionPhase : public Phase {
+ public:
+  TrainingAttentionTile tile = {};
+  const int32_t* offset = nullptr;  // [count + 1] rows of the sequences
+  int32_t count = 0;
+
+  int64_t Prepare(int threads) override;
+  void Run(int64_t item, int thread) noexcept override;
+
+ private:
+  std::vector<int32_t> order_;  // the longest first
+  std::vector<char> scratch_;
+  int64_t scratch_bytes_ = 0;
+};
+
 class EmbedPhase : public Phase {
  public:
   DType dtype = DType::kF32, out_dtype = DType::kF32;

@@ -55,6 +55,61 @@ void SiluMul(const SiluMulTile& tile) {
   });
 }
 
+template <typename T>
+inline void SiluMulBackwardRow(const T* x, const T* dy, int features, T* dx) {
+  for (int c = 0; c < features; c += kLanes) {
+    const int lanes = LanesLeft(features - c);
+    const Vec g = LoadAsN(x + c, lanes), up = LoadAsN(x + features + c, lanes), d = LoadAsN(dy + c, lanes);
+    const Vec one = Set1(1);
+    const Vec sigmoid = ZeroWhereLess(g, Set1(-87.3f), Div(one, Add(one, Exp(Sub(Zero(), g)))));
+    const Vec silu = Mul(g, sigmoid);
+    // The derivative of silu: sigmoid + silu (1 - sigmoid).
+    const Vec slope = Fma(silu, Sub(one, sigmoid), sigmoid);
+    StoreAsN(dx + c, Mul(Mul(d, up), slope), lanes);
+    StoreAsN(dx + features + c, Mul(d, silu), lanes);
+  }
+}
+
+void SiluMulBackward(const SiluMulBackwardTile& tile) {
+  WithWeightType(tile.dtype, [&](auto* type) {
+    using T = typename Pointee<decltype(type)>::Type;
+    for (int64_t t = tile.row_begin; t < tile.row_end; t++)
+      SiluMulBackwardRow(static_cast<const T*>(tile.x) + t * tile.x_stride,
+                         static_cast<const T*>(tile.dy) + t * tile.dy_stride, tile.features,
+                         static_cast<T*>(tile.dx) + t * tile.dx_stride);
+  });
+}
+
+// dx = r g - x r^3 mean(g x), with g = dy weight and r = 1 / sqrt(mean(x^2) + epsilon).
+template <typename T>
+inline void NormRowBackward(const RmsNormBackwardTile& tile, const T* x, const T* dy, T* dx) {
+  Vec squares = Zero(), products = Zero();
+  for (int i = 0; i < tile.features; i += kLanes) {
+    const int lanes = LanesLeft(tile.features - i);
+    const Vec value = LoadAsN(x + i, lanes);
+    squares = Fma(value, value, squares);
+    products = Fma(Mul(LoadAsN(dy + i, lanes), LoadAsN(tile.weight + i, lanes)), value, products);
+  }
+  const auto count = static_cast<float>(tile.features);
+  const float inverse = 1.0f / __builtin_sqrtf(SumLanes(squares) / count + tile.epsilon);
+  const Vec scale = Set1(inverse), back = Set1(-inverse * inverse * inverse * (SumLanes(products) / count));
+  for (int i = 0; i < tile.features; i += kLanes) {
+    const int lanes = LanesLeft(tile.features - i);
+    const Vec g = Mul(LoadAsN(dy + i, lanes), LoadAsN(tile.weight + i, lanes));
+    StoreAsN(dx + i, Fma(LoadAsN(x + i, lanes), back, Mul(g, scale)), lanes);
+  }
+}
+
+void RmsNormBackward(const RmsNormBackwardTile& tile) {
+  WithWeightType(tile.dtype, [&](auto* type) {
+    using T = typename Pointee<decltype(type)>::Type;
+    for (int64_t t = tile.row_begin; t < tile.row_end; t++)
+      NormRowBackward(tile, static_cast<const T*>(tile.x) + t * tile.x_stride,
+                      static_cast<const T*>(tile.dy) + t * tile.dy_stride,
+                      static_cast<T*>(tile.dx) + t * tile.dx_stride);
+  });
+}
+
 // Rotates one head into y: y[d] = x[d] cos[d] - x[d + D/2] sin[d], y[d + D/2] = x[d + D/2] cos[d] + x[d] sin[d].
 template <typename X, typename Y>
 inline void RotateHead(const X* x, const float* cos, const float* sin, int half, Y* y) {

@@ -17,18 +17,6 @@ float LogitAt(const float* logits, int64_t id) { return std::isnan(logits[id]) ?
 
 }  // namespace
 
-Philox PhiloxAt(uint64_t key, uint32_t sample, uint32_t position) {
-  uint32_t c[4] = {sample, position, 0, 0};
-  auto k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-  for (int round = 0; round < 10; round++, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
-    const uint64_t first = uint64_t{0xD2511F53u} * c[0], second = uint64_t{0xCD9E8D57u} * c[2];
-    const uint32_t next[4] = {static_cast<uint32_t>(second >> 32) ^ c[1] ^ k0, static_cast<uint32_t>(second),
-                              static_cast<uint32_t>(first >> 32) ^ c[3] ^ k1, static_cast<uint32_t>(first)};
-    std::copy(next, next + 4, c);
-  }
-  return {{c[0], c[1], c[2], c[3]}};
-}
-
 double PhiloxUniform(uint64_t key, uint32_t sample, uint32_t position) {
   const Philox random = PhiloxAt(key, sample, position);
   return static_cast<double>(uint64_t{random.word[0]} << 21 | random.word[1] >> 11) * 0x1p-53;

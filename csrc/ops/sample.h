@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../thread_pool.h"
+#include "philox.h"
 
 namespace lorid {
 
@@ -24,14 +25,7 @@ struct SampleArgs {
   float* top_logprobs = nullptr;             // [K, num_logprobs]
 };
 
-// Philox4x32-10 (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, SC 2011) with counter (sample, position,
-// 0, 0).
-struct Philox {
-  uint32_t word[4];
-};
-Philox PhiloxAt(uint64_t key, uint32_t sample, uint32_t position);
-
-// A number in [0, 1) with 53 random bits.
+// A number in [0, 1) with 53 random bits: of Philox with counter (sample, position, 0, 0).
 double PhiloxUniform(uint64_t key, uint32_t sample, uint32_t position);
 
 class SamplePhase : public Phase {

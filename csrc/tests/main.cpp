@@ -10,6 +10,7 @@ void TestLinear();
 void TestHugeWeight();
 void TestPointwise();
 void TestAttention();
+void TestTraining();
 void TestSample();
 void TestThreadPool(bool can_fork);
 void TestProgram();
@@ -25,6 +26,7 @@ int main(int argc, char** argv) {
     lorid_test::TestHugeWeight();
     lorid_test::TestPointwise();
     lorid_test::TestAttention();
+    lorid_test::TestTraining();
   }
   lorid_test::TestSample();
   lorid_test::TestThreadPool(can_fork);

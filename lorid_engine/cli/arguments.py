@@ -113,6 +113,79 @@ def _add_limits(actions: argparse._SubParsersAction[_Parser]) -> None:
     limits.add_argument("--json", action="store_true", help="one JSON value on stdout")
 
 
+def _add_teach(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = "Has a model behind an OpenAI-compatible server write the rules that each question needs. The same command goes on."
+    teach = commands.add_parser("teach", help="have a model write knowledge for training", description=about)
+    teach.set_defaults(module="teach")
+    teach.add_argument(
+        "--data", required=True, metavar="FILE", help="JSON lines with question and answer (a rationale)"
+    )
+    teach.add_argument("--out", required=True, metavar="FILE", help="knowledge by question, a line each")
+    teach.add_argument("--model", required=True, help="its name at the server")
+    teach.add_argument("--base-url", metavar="URL", help="of the server; default: OPENAI_BASE_URL, or OpenAI's")
+    teach.add_argument("--limit", type=_whole(1), help="the first so many questions")
+    teach.add_argument("--temperature", type=_number, default=0.2, help="default: %(default)s")
+    teach.add_argument("--max-tokens", type=_whole(1), default=512, help="of an answer; default: %(default)s")
+    teach.add_argument(
+        "--concurrency", type=_whole(1, 1024), default=8, help="questions at a time; default: %(default)s"
+    )
+    attempts = "how often a question is asked until an answer can be used; default: %(default)s"
+    teach.add_argument("--attempts", type=_whole(1, 100), default=3, help=attempts)
+    retries = "of a request that the server refuses for now; waits double; default: %(default)s"
+    teach.add_argument("--retries", type=_whole(0, 100), default=5, help=retries)
+    teach.add_argument("--timeout", type=_number, default=120.0, help="seconds for a request; default: %(default)s")
+    teach.add_argument("--retry-failed", action="store_true", help="ask again where the file has an error")
+    teach.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    for name, what in (("in", "prompt"), ("out", "completion")):
+        teach.add_argument(
+            f"--price-{name}", type=_number, default=0.0, help=f"of a million {what} tokens, for the total"
+        )
+
+
+def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
+    about = """Trains LoRA adapters of all roles in one run over one frozen base. The same command goes on where a run stopped.
+    Under torchrun the processes share every step."""
+    train = commands.add_parser("train", help="train the roles' adapters", description=about)
+    train.set_defaults(module="train")
+    train.add_argument("--base", help="a folder, a .gguf file, or a hub's model; default: the default pack's")
+    train.add_argument("--revision", help="of a hub's model")
+    train.add_argument(
+        "--data", required=True, metavar="FILE", help="JSON lines with question and answer (a rationale)"
+    )
+    train.add_argument("--knowledge", metavar="FILE", help="JSON lines with id and knowledge; for kg and dr")
+    train.add_argument(
+        "--out", required=True, metavar="FOLDER", help="of the adapters, the pack and the run's own files"
+    )
+    train.add_argument("--start", metavar="FOLDER", help="begin from the adapters in its folders ir, kg and dr")
+    train.add_argument("--roles", type=_list_of(str.strip), default="ir,kg,dr", help="default: %(default)s")
+    train.add_argument("--rank", type=_whole(1, 4096), default=512, help="default: %(default)s")
+    train.add_argument("--alpha", type=_number, help="default: twice the rank")
+    train.add_argument("--dropout", type=_number, default=0.1, help="default: %(default)s")
+    train.add_argument("--targets", type=_list_of(str.strip), default="q_proj,v_proj", help="default: %(default)s")
+    train.add_argument("--lr", type=_number, default=5e-5, help="default: %(default)s")
+    train.add_argument("--warmup", type=_number, default=0.03, help="share of the steps; default: %(default)s")
+    train.add_argument("--epochs", type=_whole(1), default=5, help="default: %(default)s")
+    train.add_argument("--batch-size", type=_whole(1), default=16, help="of each role; default: %(default)s")
+    train.add_argument("--max-tokens", type=_whole(2), default=2048, help="longer examples are left out and counted")
+    train.add_argument("--held-out", type=_whole(0), default=100, help="questions whose loss is reported alone")
+    train.add_argument("--max-steps", type=_whole(1), help="end early")
+    train.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
+    rows = "tokens of one forward and backward pass: memory and speed; default: %(default)s"
+    train.add_argument("--rows-per-pass", type=_whole(1), default=2048, help=rows)
+    train.add_argument("--recompute", action="store_true", help="gradient checkpointing: less memory, more time")
+    dtype = "of base and activations; default: bfloat16 where the machine multiplies it"
+    train.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=dtype)
+    train.add_argument("--device", default="cpu", help="cpu, or cuda")
+    train.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
+    train.add_argument(
+        "--drop-marks", action="store_true", help="leave out calculator marks, <<3+4=7>>, of the answers"
+    )
+    train.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
+    train.add_argument(
+        "--save-every", type=_whole(0), default=300, help="seconds between checkpoints; default: %(default)s"
+    )
+
+
 def _add_pack_commands(commands: argparse._SubParsersAction[_Parser]) -> None:
     packs = commands.add_parser("packs", help="the installed packs", description="Lists the installed packs.")
     packs.set_defaults(module="packs")
@@ -186,6 +259,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="the report as one JSON value on stdout")
     _add_solver_options(evaluate)
 
+    _add_teach(commands)
+    _add_train(commands)
     _add_pack_commands(commands)
     _add_bench(commands)
 

@@ -24,14 +24,10 @@ from lorid_engine.evaluation.scores import (
     vote_tokens,
 )
 from lorid_engine.model.cache import file_sha256
+from lorid_engine.model.digest import base_digest
 from lorid_engine.solver import Pack, Sample, Solution, Solver, SolverConfig
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
-_WHOLE, _PIECE, _PIECES = (
-    1 << 20,
-    1 << 12,
-    256,
-)  # bytes of a base's files that are hashed: the first, and pieces after them
 _WAVE = 4  # IR samples that are drawn at once of a question whose number is not known beforehand
 
 
@@ -56,21 +52,6 @@ def pack_digest(pack: Pack) -> str:
         files += [role.adapter / "adapter_config.json", *sorted(role.adapter.glob("*.safetensors"))]
     for path in files:
         digest.update(f"{path.name} {file_sha256(path)}\n".encode())
-    return digest.hexdigest()
-
-
-def base_digest(folder: Path) -> str:
-    """SHA-256 over a base: its small files, and a part of each file of weights: its size, its head and a million bytes."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".json", ".txt", ".model", ".safetensors") and path.is_file():
-            size = path.stat().st_size
-            digest.update(f"{path.name} {size}\n".encode())
-            with open(path, "rb") as file:
-                digest.update(file.read(_WHOLE))
-                for place in range(_WHOLE, size, max(_PIECE, size // _PIECES)):
-                    file.seek(place)
-                    digest.update(file.read(_PIECE))
     return digest.hexdigest()
 
 

@@ -87,16 +87,21 @@ class ForwardOps(Protocol, Generic[Activations]):
         """The gated half, [T, F]."""
 
 
+def block(ops: ForwardOps[Activations], index: int, layer: LayerWeights, hidden: Activations) -> Activations:
+    """One transformer layer: attention, then the gated feed-forward, each added to the hidden states [T, E]."""
+    qkv = ops.lora_linear(ops.rms_norm(hidden, layer.input_norm), layer.qkv)
+    q = ops.rope(qkv, index, layer.q_norm, layer.k_norm)
+    attended = ops.paged_attention(q, index)
+    hidden = ops.lora_linear_add(attended, layer.output, hidden)
+    gate_up = ops.lora_linear(ops.rms_norm(hidden, layer.feed_forward_norm), layer.gate_up)
+    return ops.lora_linear_add(ops.silu_mul(gate_up), layer.down, hidden)
+
+
 def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:
     """Logits [K, V] of the rows that are sampled (Touvron et al., arXiv 2302.13971)."""
     hidden = ops.embed(weights.embedding)
     for index, layer in enumerate(weights.layers):
-        qkv = ops.lora_linear(ops.rms_norm(hidden, layer.input_norm), layer.qkv)
-        q = ops.rope(qkv, index, layer.q_norm, layer.k_norm)
-        attended = ops.paged_attention(q, index)
-        hidden = ops.lora_linear_add(attended, layer.output, hidden)
-        gate_up = ops.lora_linear(ops.rms_norm(hidden, layer.feed_forward_norm), layer.gate_up)
-        hidden = ops.lora_linear_add(ops.silu_mul(gate_up), layer.down, hidden)
+        hidden = block(ops, index, layer, hidden)
     return ops.lora_linear(ops.rms_norm_sampled(hidden, weights.norm), weights.head)
 
 

@@ -10,10 +10,12 @@ Importable alone, without transformers:
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.dispatch import Op, report, use_backend
 from lorid_engine.ops.embed import embed
+from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
 from lorid_engine.ops.lora_expand import lora_expand
-from lorid_engine.ops.lora_linear import lora_linear
+from lorid_engine.ops.lora_linear import lora_fused_linear, lora_linear
 from lorid_engine.ops.lora_shrink import lora_shrink
 from lorid_engine.ops.pack_linear import PackedLinear, pack_linear
+from lorid_engine.ops.packed_attention import packed_attention
 from lorid_engine.ops.paged_attention import paged_attention
 from lorid_engine.ops.rms_norm import rms_norm
 from lorid_engine.ops.rope import rope
@@ -23,14 +25,18 @@ from lorid_engine.ops.silu_mul import silu_mul
 
 __all__ = [
     "AdapterBank",
+    "LoraDropout",
     "Op",
     "PackedLinear",
     "SegmentPlan",
     "embed",
+    "lora_dropout",
     "lora_expand",
+    "lora_fused_linear",
     "lora_linear",
     "lora_shrink",
     "pack_linear",
+    "packed_attention",
     "paged_attention",
     "report",
     "rms_norm",

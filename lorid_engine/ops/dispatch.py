@@ -16,7 +16,7 @@ from lorid_engine import env
 from lorid_engine.errors import BackendUnavailableError, ConfigError
 from lorid_engine.ops import cpu
 
-BACKENDS = ("cpu", "reference")
+BACKENDS = ("cpu", "torch", "reference")
 _asked: ContextVar[str | None] = ContextVar("lorid_backend", default=None)
 
 
@@ -47,12 +47,12 @@ class Op:
         self._backends: list[_Backend] = []
         self._signature = inspect.signature(reference)
         functools.update_wrapper(self, reference)
-        registered = torch.library.custom_op(
+        self._registered = torch.library.custom_op(
             f"lorid::{self.name}",
             functools.wraps(reference)(lambda *args: self._run(*args)),
             mutates_args=tuple(mutates),
         )
-        registered.register_fake(fake)
+        self._registered.register_fake(fake)
 
     def backend(
         self, name: str, why_not: Callable[..., str | None]
@@ -64,6 +64,10 @@ class Op:
             return run
 
         return register
+
+    def differentiable(self, backward: Callable[..., Any], setup_context: Callable[..., None]) -> None:
+        """Registers the op's gradient, as torch.library.register_autograd takes it."""
+        self._registered.register_autograd(backward, setup_context=setup_context)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
         if named:
@@ -100,9 +104,10 @@ def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
     ):
         return True
     wants_grad = torch.is_grad_enabled()
+    flat = [each for arg in args for each in (arg if isinstance(arg, list) else (arg,))]
     return any(
         (type(arg) not in (torch.Tensor, torch.nn.Parameter)) or (wants_grad and arg.requires_grad)
-        for arg in args
+        for arg in flat
         if isinstance(arg, torch.Tensor)
     )
 
@@ -128,7 +133,7 @@ def asked_backend() -> str | None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Runs the ops called inside on one backend: "cpu" or "reference"; one that cannot run raises with the reason."""
+    """Runs the ops called inside on one backend: "cpu", "torch" or "reference"; one that cannot run raises with the reason."""
     if name not in BACKENDS:
         raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {name!r}")
     token = _asked.set(name)
@@ -143,5 +148,6 @@ def report() -> dict[str, str]:
     missing = cpu.why_not()
     return {
         "cpu": f"ready ({cpu.extension().active_isa()})" if missing is None else missing,
+        "torch": "ready (lora_linear with plain weights, forward and backward)",
         "reference": "ready (plain torch in float64, for tests)",
     }

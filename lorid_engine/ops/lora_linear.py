@@ -1,6 +1,9 @@
-"""lora_linear: a linear layer and the adapters of its rows, in one accumulator."""
+"""lora_linear: a linear layer and the adapters of its rows, forward in one accumulator, and backward segment by segment."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -18,11 +21,31 @@ from lorid_engine.ops.checks import (
     expect_shape,
 )
 from lorid_engine.ops.dispatch import op
+from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
+from lorid_engine.ops.lora_dropout import check as check_dropout
 from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
 from lorid_engine.ops.segment_plan import SegmentPlan
 
+TORCH_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
-def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None) -> None:
+
+def _check(
+    x,
+    weight,
+    out_features,
+    a,
+    b_t,
+    rank_offset,
+    scale,
+    max_rank,
+    col_begin,
+    seg_offset,
+    seg_slot,
+    bias,
+    dropout_key,
+    dropout_module,
+    dropout_p,
+) -> None:
     expect_shape("x", x, None, None)
     expect_floating("x", x)
     expect_rows("x", x)
@@ -31,36 +54,45 @@ def _check(x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_of
     plain, packed = (out_features, x.shape[1]), packed_shape(x.dtype, out_features, x.shape[1])
     if tuple(weight.shape) not in (plain, packed):
         raise ShapeError(f"weight must be [O, I] = {list(plain)} or packed as {list(packed)}; got {list(weight.shape)}")
+    if not a:
+        raise ShapeError("lora_linear needs a bank of adapters; got none")
+    if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
+        raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
+    expect_device(x, weight=weight, seg_offset=seg_offset, seg_slot=seg_slot)
+    for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
+        _check_module(x, out_features, *bank)
+    if bias is not None:
+        expect_shape("bias", bias, out_features)
+        expect_dtype("bias", bias, torch.float64 if x.dtype == torch.float64 else torch.float32)
+        expect_contiguous("bias", bias)
+        expect_device(x, bias=bias)
+    slots = min((offset.numel() - 1 for offset in rank_offset), default=0)
+    check_plan(x.shape[0], slots, seg_offset, seg_slot)
+    if len(dropout_module) != len(a):
+        raise ShapeError(f"dropout needs a number for each of {len(a)} modules; got {len(dropout_module)}")
+    if dropout_key is not None:
+        for module in dropout_module:
+            check_dropout(x, dropout_key, module, dropout_p)
+
+
+def _check_module(x, out_features, a, b_t, rank_offset, scale, max_rank, col_begin) -> None:
     expect_shape("a", a, None, x.shape[1])
-    expect_shape("b_t", b_t, a.shape[0], out_features)
+    expect_shape("b_t", b_t, a.shape[0], None)
+    if not 0 <= col_begin <= out_features - b_t.shape[1]:
+        raise ShapeError(
+            f"b_t must be of columns of the weight's {out_features}; got {b_t.shape[1]} from column {col_begin} on"
+        )
     expect_shape("scale", scale, rank_offset.numel() - 1)
     expect_dtype("scale", scale, torch.float32)
     for name, tensor in (("a", a), ("b_t", b_t)):
         expect_dtype(name, tensor, x.dtype)
         expect_contiguous(name, tensor)
     expect_contiguous("scale", scale)
-    if bias is not None:
-        expect_shape("bias", bias, out_features)
-        expect_dtype("bias", bias, torch.float64 if x.dtype == torch.float64 else torch.float32)
-        expect_contiguous("bias", bias)
-        expect_device(x, bias=bias)
-    expect_device(
-        x,
-        weight=weight,
-        a=a,
-        b_t=b_t,
-        rank_offset=rank_offset,
-        scale=scale,
-        seg_offset=seg_offset,
-        seg_slot=seg_slot,
-    )
+    expect_device(x, a=a, b_t=b_t, rank_offset=rank_offset, scale=scale)
     check_bank(rank_offset, a.shape[0], max_rank)
-    check_plan(x.shape[0], rank_offset.numel() - 1, seg_offset, seg_slot)
 
 
-def _fake(
-    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None
-) -> torch.Tensor:
+def _fake(x, weight, out_features, *_) -> torch.Tensor:
     return x.new_empty(x.shape[0], out_features)
 
 
@@ -69,37 +101,142 @@ def _lora_linear(
     x: torch.Tensor,
     weight: torch.Tensor,
     out_features: int,
-    a: torch.Tensor,
-    b_t: torch.Tensor,
-    rank_offset: torch.Tensor,
-    scale: torch.Tensor,
-    max_rank: int,
+    a: list[torch.Tensor],
+    b_t: list[torch.Tensor],
+    rank_offset: list[torch.Tensor],
+    scale: list[torch.Tensor],
+    max_rank: list[int],
+    col_begin: list[int],
     seg_offset: torch.Tensor,
     seg_slot: torch.Tensor,
-    bias: torch.Tensor | None = None,
+    bias: torch.Tensor | None,
+    dropout_key: torch.Tensor | None,
+    dropout_module: list[int],
+    dropout_p: float,
 ) -> torch.Tensor:
-    """lora_linear over a packed weight's, a bank's and a plan's tensors."""
+    """lora_linear over the tensors of a weight, of its modules' banks, of a plan and a dropout."""
     y = x.double() @ unpack(weight, out_features, x.shape[1]).double().t()
     if bias is not None:
         y += bias.double()
-    for s, slot in enumerate(seg_slot.tolist()):
-        begin, end = int(seg_offset[s]), int(seg_offset[s + 1])
-        if slot >= 0 and begin < end:
-            first, last = int(rank_offset[slot]), int(rank_offset[slot + 1])
-            shrunk = x[begin:end].double() @ a[first:last].double().t()
-            y[begin:end] += scale[slot].double() * (shrunk @ b_t[first:last].double())
+    a, b_t = ([tensor.double() for tensor in each] for each in (a, b_t))
+    modules = _modules(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    for module in modules:
+        module.add_shares(y, seg_offset, seg_slot)
     return y.to(x.dtype)
 
 
-def _why_not(x, weight, out_features, a, *_) -> str | None:
+@dataclass(frozen=True)
+class _Module:
+    """One module's matrices and what they multiply, in torch's own products, one pair a segment."""
+
+    x: torch.Tensor
+    dropped: torch.Tensor
+    a: torch.Tensor
+    b_t: torch.Tensor
+    rank_offset: torch.Tensor
+    scale: torch.Tensor
+    columns: slice
+    mask: tuple[torch.Tensor, int, float] | None
+
+    def segments(self, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> Iterator[tuple[float, slice, slice]]:
+        """Scale, rows and ranks of every segment that has an adapter here."""
+        rows, ranks, factors = seg_offset.tolist(), self.rank_offset.tolist(), self.scale.tolist()
+        for s, slot in enumerate(seg_slot.tolist()):
+            if slot >= 0 and rows[s] < rows[s + 1] and ranks[slot] < ranks[slot + 1]:
+                yield factors[slot], slice(rows[s], rows[s + 1]), slice(ranks[slot], ranks[slot + 1])
+
+    def add_shares(self, y: torch.Tensor, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> None:
+        """y += scale B (A x) in the module's columns."""
+        for factor, rows, ranks in self.segments(seg_offset, seg_slot):
+            shrunk = self.dropped[rows] @ self.a[ranks].t()
+            y[rows, self.columns].addmm_(shrunk, self.b_t[ranks], alpha=factor)
+
+    def gradients(
+        self, dy: torch.Tensor, dx: torch.Tensor | None, seg_offset: torch.Tensor, seg_slot: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """da and db_t; the adapters' share is added to dx. A x is computed anew, not kept."""
+        da, db_t = torch.zeros_like(self.a), torch.zeros_like(self.b_t)
+        through = torch.zeros_like(dx) if dx is not None and self.mask is not None else dx  # has yet to pass the mask
+        for factor, rows, ranks in self.segments(seg_offset, seg_slot):
+            dy_here = dy[rows, self.columns]
+            ds = (dy_here @ self.b_t[ranks].t()).mul_(factor)
+            db_t[ranks].addmm_((self.dropped[rows] @ self.a[ranks].t()).t(), dy_here, alpha=factor)
+            da[ranks].addmm_(ds.t(), self.dropped[rows])
+            if through is not None:
+                through[rows].addmm_(ds, self.a[ranks])
+        if dx is not None and through is not None and self.mask is not None:
+            dx += lora_dropout(through, *self.mask)
+        return da, db_t
+
+
+def _modules(x, a, b_t, rank_offset, scale, col_begin, key, numbers, p) -> list[_Module]:
+    modules = []
+    for place, begin in enumerate(col_begin):
+        mask = None if key is None or p == 0 else (key, numbers[place], p)
+        dropped = x if mask is None else lora_dropout(x, *mask)
+        columns = slice(begin, begin + b_t[place].shape[1])
+        modules.append(_Module(x, dropped, a[place], b_t[place], rank_offset[place], scale[place], columns, mask))
+    return modules
+
+
+def _why_not_torch(x: torch.Tensor, weight: torch.Tensor) -> str | None:
+    if weight.dim() != 2:
+        return "it takes a plain [O, I] weight; got a packed one"
+    return None if x.dtype in TORCH_DTYPES else f"it takes bfloat16, float16 and float32; got {x.dtype}"
+
+
+@_lora_linear.backend("torch", why_not=lambda x, weight, *_: _why_not_torch(x, weight))
+def _torch(
+    x,
+    weight,
+    out_features,
+    a,
+    b_t,
+    rank_offset,
+    scale,
+    max_rank,
+    col_begin,
+    seg_offset,
+    seg_slot,
+    bias,
+    dropout_key,
+    dropout_module,
+    dropout_p,
+) -> torch.Tensor:
+    y = torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
+    for module in _modules(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p):
+        module.add_shares(y, seg_offset, seg_slot)
+    return y
+
+
+def _why_not(
+    x,
+    weight,
+    out_features,
+    a,
+    b_t,
+    rank_offset,
+    scale,
+    max_rank,
+    col_begin,
+    seg_offset,
+    seg_slot,
+    bias,
+    dropout_key,
+    *_,
+) -> str | None:
     if weight.dim() == 2:
         return "it takes weights from pack_linear; got a plain [O, I]"
-    return cpu.why_not_tensors(x, weight, a)
+    if dropout_key is not None:
+        return "it has no dropout"
+    if len(a) != 1 or b_t[0].shape[1] != out_features:
+        return "it takes one module, as wide as the weight"
+    return cpu.why_not_tensors(x, weight, a[0])
 
 
 @_lora_linear.backend("cpu", why_not=_why_not)
 def _cpu(
-    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, seg_offset, seg_slot, bias=None
+    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot, bias, *_
 ) -> torch.Tensor:
     y = x.new_empty(x.shape[0], out_features)
     cpu.extension().lora_linear(
@@ -110,12 +247,12 @@ def _cpu(
         out_features=out_features,
         weight=weight.data_ptr(),
         bias=0 if bias is None else bias.data_ptr(),
-        a=a.data_ptr(),
-        b_t=b_t.data_ptr(),
-        rank_offset=rank_offset.data_ptr(),
-        scale=scale.data_ptr(),
-        num_slots=scale.numel(),
-        max_rank=max_rank,
+        a=a[0].data_ptr(),
+        b_t=b_t[0].data_ptr(),
+        rank_offset=rank_offset[0].data_ptr(),
+        scale=scale[0].data_ptr(),
+        num_slots=scale[0].numel(),
+        max_rank=max_rank[0],
         plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
         y=y.data_ptr(),
         y_stride=out_features,
@@ -124,7 +261,109 @@ def _cpu(
     return y
 
 
-def lora_linear(x: torch.Tensor, weight: PackedLinear, bank: AdapterBank, plan: SegmentPlan) -> torch.Tensor:
+def _check_backward(dy, x, *_) -> None:
+    expect_shape("dy", dy, x.shape[0], None)
+    expect_dtype("dy", dy, x.dtype)
+    expect_device(x, dy=dy)
+
+
+def _fake_backward(dy, x, weight, a, b_t, *_) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    return (
+        x.new_empty(x.shape),
+        [each.new_empty(each.shape) for each in a],
+        [each.new_empty(each.shape) for each in b_t],
+    )
+
+
+@op(check=_check_backward, fake=_fake_backward)
+def _lora_linear_backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    a: list[torch.Tensor],
+    b_t: list[torch.Tensor],
+    rank_offset: list[torch.Tensor],
+    scale: list[torch.Tensor],
+    col_begin: list[int],
+    seg_offset: torch.Tensor,
+    seg_slot: torch.Tensor,
+    dropout_key: torch.Tensor | None,
+    dropout_module: list[int],
+    dropout_p: float,
+    needs_dx: bool,
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    """dx, da and db_t of lora_linear; dx is zero where it is not needed."""
+    a, b_t = ([tensor.double() for tensor in each] for each in (a, b_t))
+    modules = _modules(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    plain = unpack(weight, dy.shape[1], x.shape[1]).double()
+    dx, da, db_t = _gradients(dy.double(), plain, modules, seg_offset, seg_slot, needs_dx)
+    da, db_t = ([tensor.to(x.dtype) for tensor in each] for each in (da, db_t))
+    return x.new_zeros(x.shape) if dx is None else dx.to(x.dtype), da, db_t
+
+
+def _gradients(
+    dy: torch.Tensor,
+    weight: torch.Tensor,
+    modules: Sequence[_Module],
+    seg_offset: torch.Tensor,
+    seg_slot: torch.Tensor,
+    needs_dx: bool,
+) -> tuple[torch.Tensor | None, list[torch.Tensor], list[torch.Tensor]]:
+    dx = dy @ weight if needs_dx else None
+    pairs = [module.gradients(dy, dx, seg_offset, seg_slot) for module in modules]
+    return dx, [da for da, _ in pairs], [db_t for _, db_t in pairs]
+
+
+@_lora_linear_backward.backend("torch", why_not=lambda dy, x, weight, *_: _why_not_torch(x, weight))
+def _torch_backward(
+    dy,
+    x,
+    weight,
+    a,
+    b_t,
+    rank_offset,
+    scale,
+    col_begin,
+    seg_offset,
+    seg_slot,
+    dropout_key,
+    dropout_module,
+    dropout_p,
+    needs_dx,
+) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
+    modules = _modules(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    dx, da, db_t = _gradients(dy, weight, modules, seg_offset, seg_slot, needs_dx)
+    return x.new_zeros(x.shape) if dx is None else dx, da, db_t
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, _, a, b_t, rank_offset, scale, _, ctx.col_begin, seg_offset, seg_slot, bias, key, *ctx.dropout = inputs
+    for name, tensor in (("weight", weight), ("bias", bias), *(("scale", each) for each in scale)):
+        if tensor is not None and tensor.requires_grad:
+            raise ShapeError(f"lora_linear has no gradient for its {name}, which must not require one")
+    ctx.count = len(a)
+    ctx.save_for_backward(x, weight, *a, *b_t, *rank_offset, *scale, seg_offset, seg_slot, key)
+
+
+def _backward(ctx, dy):
+    x, weight, *banks, seg_offset, seg_slot, key = ctx.saved_tensors
+    lists = [banks[start : start + ctx.count] for start in range(0, 4 * ctx.count, ctx.count)]
+    needs_dx = ctx.needs_input_grad[0]
+    segments = (ctx.col_begin, seg_offset, seg_slot)
+    dx, da, db_t = _lora_linear_backward(dy.contiguous(), x, weight, *lists, *segments, key, *ctx.dropout, needs_dx)
+    return dx if needs_dx else None, None, None, da, db_t, [None] * ctx.count, [None] * ctx.count, *[None] * 8
+
+
+_lora_linear.differentiable(_backward, _save)
+
+
+def lora_linear(
+    x: torch.Tensor,
+    weight: PackedLinear,
+    bank: AdapterBank,
+    plan: SegmentPlan,
+    dropout: LoraDropout | None = None,
+) -> torch.Tensor:
     """A linear layer with each row's own adapter (Hu et al., LoRA, arXiv 2106.09685), rounded once.
 
         y[t] = W x[t] + bias + scale_n B_n (A_n x[t])    with n the slot of row t
@@ -132,28 +371,61 @@ def lora_linear(x: torch.Tensor, weight: PackedLinear, bank: AdapterBank, plan: 
 
     Args:
         x: [T, I] activations; rows may be strided, the last dimension is contiguous.
-        weight: W [O, I] and perhaps a bias from pack_linear, in x's dtype.
+        weight: W [O, I] and perhaps a bias from pack_linear, in x's dtype; or a plain one, which training needs.
         bank: N slots for this layer, in x's dtype.
         plan: segments that cover the T rows.
+        dropout: of A's input, in training; plain weights only.
 
     Returns:
-        [T, O] in x's dtype, summed in float32. A row's bits do not depend on the other rows.
+        [T, O] in x's dtype, summed in float32. With a packed weight a row's bits do not depend on the other rows. A plain one is
+        multiplied by torch, which promises no such thing, and in 16 bits W x is rounded before the adapters' shares are added.
+        Gradients go to x and to the bank's a and b_t, never to W, bias or scale.
+
+    Raises:
+        ShapeError: shapes, dtypes or devices disagree.
+    """
+    expect_shape("b_t", bank.b_t, bank.a.shape[0], weight.out_features)
+    drop = None if dropout is None else (dropout.p, dropout.key, [dropout.module])
+    return lora_fused_linear(x, weight, [(0, bank)], plan, drop)
+
+
+def lora_fused_linear(
+    x: torch.Tensor,
+    weight: PackedLinear,
+    banks: Sequence[tuple[int, AdapterBank]],
+    plan: SegmentPlan,
+    dropout: tuple[float, torch.Tensor, Sequence[int]] | None = None,
+) -> torch.Tensor:
+    """lora_linear for modules that read the same input, such as q, k and v, whose weights are rows of one.
+
+    Args:
+        x, weight, plan: as in lora_linear; the weight is plain unless there is one bank that is as wide as it.
+        banks: (first column of the module, its bank), all of as many slots; modules without adapters are left out.
+        dropout: (p, key [T], a number for each bank), as in LoraDropout.
+
+    Returns:
+        [T, O], as lora_linear.
 
     Raises:
         ShapeError: shapes, dtypes or devices disagree.
     """
     if x.dim() == 2 and x.shape[1] != weight.in_features:
         raise ShapeError(f"x must have shape [T, {weight.in_features}]; got {list(x.shape)}")
+    p, key, modules = dropout or (0.0, None, [0] * len(banks))
     return _lora_linear(
         x,
         weight.data,
         weight.out_features,
-        bank.a,
-        bank.b_t,
-        bank.rank_offset,
-        bank.scale,
-        bank.max_rank,
+        [bank.a for _, bank in banks],
+        [bank.b_t for _, bank in banks],
+        [bank.rank_offset for _, bank in banks],
+        [bank.scale for _, bank in banks],
+        [bank.max_rank for _, bank in banks],
+        [begin for begin, _ in banks],
         plan.seg_offset,
         plan.seg_slot,
         weight.bias,
+        key,
+        list(modules),
+        p,
     )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu
-from lorid_engine.ops.checks import expect_device, expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
 
@@ -61,3 +62,53 @@ def _cpu(x, weight, epsilon) -> torch.Tensor:
         threads=cpu.threads(),
     )
     return y
+
+
+def _check_backward(dy, x, weight, epsilon) -> None:
+    _check(x, weight, epsilon)
+    expect_shape("dy", dy, *x.shape)
+    expect_dtype("dy", dy, x.dtype)
+    expect_rows("dy", dy)
+    expect_device(x, dy=dy)
+
+
+@op(check=_check_backward, fake=lambda dy, x, weight, epsilon: x.new_empty(x.shape))
+def _rms_norm_backward(dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """The gradient of rms_norm with respect to x."""
+    wide, g = x.double(), dy.double() * weight.double()
+    inverse = (wide.square().mean(1, keepdim=True) + epsilon).rsqrt()
+    return (inverse * g - wide * inverse**3 * (g * wide).mean(1, keepdim=True)).to(x.dtype)
+
+
+@_rms_norm_backward.backend("cpu", why_not=lambda dy, x, weight, epsilon: cpu.why_not_tensors(x))
+def _cpu_backward(dy, x, weight, epsilon) -> torch.Tensor:
+    dx, weight = x.new_empty(x.shape), weight.float().contiguous()
+    cpu.extension().rms_norm_backward(
+        dtype=cpu.dtype(x),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        weight=weight.data_ptr(),
+        epsilon=epsilon,
+        dy=dy.data_ptr(),
+        dy_stride=dy.stride(0),
+        rows=x.shape[0],
+        features=x.shape[1],
+        dx=dx.data_ptr(),
+        dx_stride=dx.stride(0),
+        threads=cpu.threads(),
+    )
+    return dx
+
+
+def _save(ctx, inputs, output) -> None:
+    x, weight, ctx.epsilon = inputs
+    if weight.requires_grad:
+        raise ShapeError("rms_norm has no gradient for its weight, which must not require one")
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx, dy):
+    return _rms_norm_backward(dy.contiguous(), *ctx.saved_tensors, ctx.epsilon), None, None
+
+
+rms_norm.differentiable(_backward, _save)

@@ -6,7 +6,7 @@ import torch
 
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu
-from lorid_engine.ops.checks import expect_floating, expect_rows, expect_shape
+from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
 
@@ -55,3 +55,44 @@ def _cpu(x) -> torch.Tensor:
         threads=cpu.threads(),
     )
     return y
+
+
+def _check_backward(dy, x) -> None:
+    _check(x)
+    expect_shape("dy", dy, x.shape[0], x.shape[1] // 2)
+    expect_dtype("dy", dy, x.dtype)
+    expect_rows("dy", dy)
+    expect_device(x, dy=dy)
+
+
+@op(check=_check_backward, fake=lambda dy, x: x.new_empty(x.shape))
+def _silu_mul_backward(dy: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The gradient of silu_mul with respect to x."""
+    gate, up = x.double().chunk(2, dim=1)
+    sigmoid = gate.sigmoid()
+    dgate = dy.double() * up * sigmoid * (1 + gate * (1 - sigmoid))
+    return torch.cat([dgate, dy.double() * gate * sigmoid], dim=1).to(x.dtype)
+
+
+@_silu_mul_backward.backend("cpu", why_not=lambda dy, x: cpu.why_not_tensors(x))
+def _cpu_backward(dy, x) -> torch.Tensor:
+    dx = x.new_empty(x.shape)
+    cpu.extension().silu_mul_backward(
+        dtype=cpu.dtype(x),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        dy=dy.data_ptr(),
+        dy_stride=dy.stride(0),
+        rows=x.shape[0],
+        features=dy.shape[1],
+        dx=dx.data_ptr(),
+        dx_stride=dx.stride(0),
+        threads=cpu.threads(),
+    )
+    return dx
+
+
+silu_mul.differentiable(
+    lambda ctx, dy: _silu_mul_backward(dy.contiguous(), *ctx.saved_tensors),
+    lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)

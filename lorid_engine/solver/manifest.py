@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -74,6 +74,15 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
     assert name is not None and answer is not None and base is not None and sampling is not None
     found = {role: each for role, each in roles.items() if each is not None}
     return Pack(name, folder, base, found, *answer, sampling, accuracy), []
+
+
+def read_base(entry: Mapping[str, Any], folder: Path = Path()) -> BaseSource:
+    """The source that a manifest's [base] names; paths are relative to `folder`.
+
+    Raises:
+        PackError: an entry is wrong.
+    """
+    return _read_base(folder, _Table(folder / "pack.toml", "pack", {"base": dict(entry)}))
 
 
 class _Table:

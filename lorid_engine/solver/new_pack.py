@@ -33,15 +33,32 @@ def start_pack(folder: Path, base: str, adapters: Mapping[str, Path], revision: 
     require_new(folder)
     source = base_entry(base, revision)
     form, made_of = _chat_format(source)
-    manifest: dict[str, Any] = {
-        "name": folder.name,
-        "base": source,
+    write_pack(folder, first_manifest(folder.name, source, form), adapters)
+    return made_of
+
+
+def first_manifest(name: str, base: Mapping[str, Any], form: ChatFormat) -> dict[str, Any]:
+    """The manifest of a pack with adapters in ir, kg and dr and our prompts in a form of chat."""
+    return {
+        "name": name,
+        "base": dict(base),
         "answer": {"pattern": "#### (.+)", **({"stop": list(form.stop)} if form.stop else {})},
-        "roles": {role: {"adapter": role, "prompt": form.prompt(_ASKS[role])} for role in ROLES},
+        "roles": {role: {"adapter": role, "prompt": prompt} for role, prompt in role_prompts(form).items()},
         "sampling": dict(PUBLISHED_SAMPLING),
     }
-    write_pack(folder, manifest, adapters)
-    return made_of
+
+
+def role_prompts(form: ChatFormat) -> dict[str, str]:
+    """What each role is asked, in a form of chat."""
+    return {role: form.prompt(_ASKS[role]) for role in ROLES}
+
+
+def known_format(tokenizer: Tokenizer) -> tuple[ChatFormat, str]:
+    """A form of chat whose tokens a base has, and what it is called."""
+    for name, form in TURNS.items():
+        if tokenizer.special_ids.keys() >= form.special:
+            return form, f"turns of {name}, whose tokens the base has"
+    return PLAIN, "plain text: the base has the tokens of no chat that is known"
 
 
 def _chat_format(source: Mapping[str, str]) -> tuple[ChatFormat, str]:
@@ -52,10 +69,6 @@ def _chat_format(source: Mapping[str, str]) -> tuple[ChatFormat, str]:
         )
         if not path.is_dir():
             return PLAIN, "plain text: the tokens of a .gguf file are not looked at"
-        special = Tokenizer.from_folder(path).special_ids.keys()
+        return known_format(Tokenizer.from_folder(path))
     except CheckpointError as error:
         return PLAIN, f"plain text: the base's tokens could not be looked at ({error})"
-    for name, form in TURNS.items():
-        if special >= form.special:
-            return form, f"turns of {name}, whose tokens the base has"
-    return PLAIN, "plain text: the base has the tokens of no chat that is known"

@@ -13,6 +13,7 @@ import tomli_w
 
 from lorid_engine.errors import PackError
 from lorid_engine.model.hub import is_hub_id
+from lorid_engine.solver.base_source import BaseSource, FolderSource, HubSource
 from lorid_engine.solver.manifest import examine_manifest
 from lorid_engine.solver.pack import ROLES
 
@@ -36,6 +37,16 @@ def base_entry(base: str, revision: str | None) -> dict[str, str]:
     if not (path.is_dir() or (path.suffix == ".gguf" and path.is_file())):
         raise PackError(f"the base {base} is no folder, no .gguf file and no hub's model (organisation/name)")
     return {"path": str(path.resolve())}
+
+
+def source_entry(source: BaseSource) -> dict[str, Any]:
+    """A manifest's [base] for a source that another pack names."""
+    if isinstance(source, FolderSource):
+        return {"path": str(source.path)}
+    if isinstance(source, HubSource):
+        return {"hub": source.hub_id, "revision": source.revision}
+    size = {"size": source.size} if source.size else {}
+    return {"wheel": source.wheel, "file": source.file, "sha256": source.sha256, **size}
 
 
 def require_new(folder: Path) -> None:

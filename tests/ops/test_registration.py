@@ -22,6 +22,9 @@ def pages(dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
     return [torch.zeros(2, *shape, dtype=dtype) for shape in page_shapes(1, 8, dtype)]
 
 
+KEYS = torch.arange(4) * 0x123456789
+
+
 def ints(*values: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     return torch.tensor(values, dtype=dtype)
 
@@ -36,7 +39,10 @@ def cases() -> dict[str, tuple]:
         # every row of the widest adapter: elsewhere a shrink is not defined, and two runs may differ
         "lora_shrink": (X, BANK.a, tables[0], 8, ints(0, 4), ints(1)),
         "lora_expand": (torch.zeros(4, 24), torch.ones(4, 8), BANK.b_t, tables[0], BANK.scale, *tables[1:]),
-        "lora_linear": (X, packed.data, 24, BANK.a, BANK.b_t, tables[0], BANK.scale, 8, *tables[1:], torch.ones(24)),
+        "lora_linear": (
+            *(X, packed.data, 24, [BANK.a], [BANK.b_t], [tables[0]], [BANK.scale], [8], [0], *tables[1:]),
+            *(torch.ones(24), None, [0], 0.0),
+        ),
         "rms_norm": (X, torch.ones(16), 1e-5),
         "silu_mul": (X,),
         "embed": (ints(1, 23), packed.data, 24, 16),
@@ -62,7 +68,42 @@ def cases() -> dict[str, tuple]:
             rows,
             2,
         ),
+        "lora_dropout": (X, KEYS, 3, 0.5),
+        "packed_attention": (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0),
     }
+
+
+def trained() -> dict[str, tuple]:
+    """Arguments of the ops that have gradients, where somebody wants them; and of their backward ops."""
+    x, plain = X.clone().requires_grad_(), torch.randn(24, 16)
+    a, b_t = (matrix.clone().requires_grad_() for matrix in (BANK.a, BANK.b_t))
+    bank = ([BANK.rank_offset], [BANK.scale])
+    segments, dropout = (PLAN.seg_offset, PLAN.seg_slot), (KEYS, [3], 0.5)
+    _, *attention = cases()["packed_attention"]
+    qkv = torch.randn(4, 32)
+    return {
+        "lora_linear": (x, plain, 24, [a], [b_t], *bank, [8], [0], *segments, torch.ones(24), *dropout),
+        "lora_linear_backward": (
+            *(torch.randn(4, 24), X, plain, [BANK.a], [BANK.b_t], *bank, [0], *segments, *dropout, True),
+        ),
+        "lora_dropout": (x, KEYS, 3, 0.5),
+        "rms_norm": (x, torch.ones(16), 1e-5),
+        "rms_norm_backward": (X, X, torch.ones(16), 1e-5),
+        "silu_mul": (x,),
+        "silu_mul_backward": (torch.randn(4, 8), X),
+        "packed_attention": (qkv.clone().requires_grad_(), *attention),
+        "packed_attention_backward": (torch.randn(4, 16), qkv, *attention),
+    }
+
+
+@pytest.mark.parametrize("name", trained())
+def test_opcheck_with_gradients(name: str) -> None:
+    torch.library.opcheck(getattr(torch.ops.lorid, name).default, trained()[name])
+
+
+def test_every_op_is_checked() -> None:
+    names = {name for name in dir(torch.ops.lorid) if not name.startswith("_") and name != "name"}
+    assert names == cases().keys() | trained().keys()
 
 
 @pytest.mark.parametrize("name", cases())
@@ -100,13 +141,13 @@ def test_tracing_sees_the_op() -> None:
 
 
 def test_a_gradient_is_refused_not_dropped() -> None:
-    x = torch.ones(2, 4, requires_grad=True)
-    y = ops.silu_mul(x)
+    x = X.clone().requires_grad_()
+    y = ops.lora_shrink(x, BANK, PLAN)
     assert y.requires_grad
-    with pytest.raises(RuntimeError, match=r"lorid.silu_mul.*no autograd"):
+    with pytest.raises(RuntimeError, match=r"lorid.lora_shrink.*no autograd"):
         y.sum().backward()
     with torch.no_grad():
-        assert not ops.silu_mul(x).requires_grad
+        assert not ops.lora_shrink(x, BANK, PLAN).requires_grad
 
 
 def test_compiles_without_a_graph_break() -> None:
@@ -120,7 +161,7 @@ def test_compiles_without_a_graph_break() -> None:
 
 
 def test_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="one of cpu, reference; got 'gpu'"), ops.use_backend("gpu"):
+    with pytest.raises(ConfigError, match="one of cpu, torch, reference; got 'gpu'"), ops.use_backend("gpu"):
         pass
     monkeypatch.setenv("LORID_BACKEND", "fast")
     with pytest.raises(ConfigError, match="'fast'"):

@@ -1,0 +1,206 @@
+"""Training tokens/s of all roles in one run against PEFT and torch, which train the same batches one role after another.
+
+    python bench/train_speed.py [--rank 64] [--batch-size 4] [--steps 5] [--out bench/results/train-speed]
+
+The default pack's base in float32 with random examples of GSM8K's lengths, without dropout. Both read the same batches; PEFT's
+are padded to their longest example, which is of much the same length (examples that are packed end to end would need a mask of
+all tokens by all tokens there). Both compute logits of target positions alone, and both clip and take AdamW steps. The steps are
+interleaved: ours, then theirs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from common import write_result
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn import functional
+from torch.nn.utils import clip_grad_norm_
+from transformers import AutoModelForCausalLM
+
+from lorid_engine import env
+from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.llama import load_llama
+from lorid_engine.model.weights import Checkpoint
+from lorid_engine.ops import cpu
+from lorid_engine.solver.base_source import resolve_base
+from lorid_engine.solver.packs import load_pack
+from lorid_engine.train.adapters import RoleAdapters
+from lorid_engine.train.examples import Example
+from lorid_engine.train.forward import plain_linear
+from lorid_engine.train.options import TrainingOptions
+from lorid_engine.train.trainer import Trainer
+
+# Mean tokens of prompt and target on GSM8K with SmolLM2's tokenizer, roughly.
+LENGTHS = {"ir": (75, 115), "kg": (80, 55), "dr": (135, 115)}
+Examples = dict[str, list[Example]]
+
+
+def random_examples(count: int, vocabulary: int, seed: int) -> Examples:
+    """Examples of random tokens, whose lengths spread by a third."""
+    random = np.random.default_rng(seed)
+    examples: Examples = {}
+    for role, means in LENGTHS.items():
+        examples[role] = []
+        for index in range(count):
+            prompt, target = (max(8, int(random.normal(mean, mean / 3))) for mean in means)
+            tokens = random.integers(0, vocabulary, prompt + target).astype(np.int32)
+            examples[role].append(Example(index, tokens, prompt))
+    return examples
+
+
+class Ours:
+    """All roles in one run."""
+
+    def __init__(self, base: Path, examples: Examples, options: TrainingOptions) -> None:
+        config = ModelConfig.from_folder(base)
+        weights = load_llama(
+            Checkpoint(base), config, torch.bfloat16, lambda weight, bias: plain_linear(weight.float(), bias)
+        )
+        adapters = RoleAdapters(
+            config,
+            options.roles,
+            rank=options.rank,
+            alpha=options.alpha,
+            dropout=options.dropout,
+            targets=options.targets,
+            seed=options.seed,
+        )
+        self.trainer = Trainer(config, weights, adapters, examples, options)
+
+    def step(self) -> dict[str, float]:
+        """One step; the losses by role."""
+        return self.trainer.step().loss
+
+
+class Theirs:
+    """A PEFT model whose adapters are trained one after another."""
+
+    def __init__(self, base: Path, ours: Ours, options: TrainingOptions) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).float()
+        lora = LoraConfig(
+            r=options.rank,
+            lora_alpha=options.alpha,
+            lora_dropout=options.dropout,
+            target_modules=list(options.targets),
+            task_type="CAUSAL_LM",
+        )
+        self._model: PeftModel = get_peft_model(model, lora, adapter_name=options.roles[0])
+        for role in options.roles[1:]:
+            self._model.add_adapter(role, lora)
+        self._model.train()
+        self._options, self._trainer, self._done = options, ours.trainer, 0
+        self._parameters: dict[str, list[torch.nn.Parameter]] = {}
+        self._optimizers = {}
+        for role in options.roles:
+            self._model.set_adapter(role)
+            self._parameters[role] = [p for p in self._model.parameters() if p.requires_grad]
+            self._optimizers[role] = torch.optim.AdamW(self._parameters[role], lr=1e-9, weight_decay=0)
+
+    def step(self) -> dict[str, float]:
+        """The batches of our next step; the losses by role."""
+        losses = {}
+        sequences = self._trainer.sequences(self._done)
+        self._done += 1
+        for slot, role in enumerate(self._options.roles):
+            self._model.set_adapter(role)
+            loss = self._loss([sequence.example for sequence in sequences if sequence.slot == slot])
+            loss.backward()
+            clip_grad_norm_(self._parameters[role], self._options.max_grad_norm)
+            self._optimizers[role].step()
+            self._optimizers[role].zero_grad()
+            losses[role] = float(loss.detach())
+        return losses
+
+    def _loss(self, examples: list[Example]) -> torch.Tensor:
+        longest = max(example.rows for example in examples)
+        tokens = torch.zeros(len(examples), longest, dtype=torch.int64)
+        mask = torch.zeros(len(examples), longest, dtype=torch.int64)
+        places, labels = [], []
+        for number, example in enumerate(examples):
+            tokens[number, : example.rows] = torch.from_numpy(example.tokens[:-1].astype(np.int64))
+            mask[number, : example.rows] = 1
+            places.append(torch.arange(example.prompt - 1, example.rows) + number * longest)
+            labels.append(torch.from_numpy(example.tokens[example.prompt :].astype(np.int64)))
+        hidden = self._model.base_model.model.model(input_ids=tokens, attention_mask=mask, use_cache=False)[0]
+        logits = self._model.base_model.model.lm_head(hidden.flatten(0, 1)[torch.cat(places)])
+        return functional.cross_entropy(logits, torch.cat(labels))
+
+
+def timed(step: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]]:
+    """Seconds of a step, and its losses."""
+    start = time.perf_counter()
+    losses = step()
+    return time.perf_counter() - start, losses
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=4, help="examples of a role in a step")
+    parser.add_argument("--rows-per-pass", type=int, default=2048)
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/train-speed"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(cpu.threads())
+    base = resolve_base(load_pack().base, env.cache_dir())
+    options = TrainingOptions(
+        rank=arguments.rank,
+        alpha=2.0 * arguments.rank,
+        dropout=0.0,
+        learning_rate=1e-9,  # the adapters stay where they are: every step has its batch's first losses
+        batch_size=arguments.batch_size,
+        rows_per_pass=arguments.rows_per_pass,
+    )
+    examples = random_examples(arguments.batch_size * (arguments.steps + 1), 49152, 0)
+    ours = Ours(base, examples, options)
+    theirs = Theirs(base, ours, options)
+    rows = []
+    for step in range(arguments.steps + 1):
+        tokens = sum(sequence.example.rows for sequence in ours.trainer.sequences(step))
+        mine, losses = timed(ours.step)
+        other, their_losses = timed(theirs.step)
+        apart = max(abs(losses[role] - their_losses[role]) / their_losses[role] for role in losses)
+        print(
+            f"step {step}: {tokens / mine:.0f} against {tokens / other:.0f} tokens/s; losses {apart:.1e} apart",
+            flush=True,
+        )
+        if step:  # the first allocates
+            rows.append({"tokens": tokens, "ours_s": mine, "peft_s": other, "losses_apart": apart})
+    speeds = {name: [row["tokens"] / row[f"{name}_s"] for row in rows] for name in ("ours", "peft")}
+    times = [row["peft_s"] / row["ours_s"] for row in rows]
+    result = {
+        "options": {name: value for name, value in vars(arguments).items() if name != "out"},
+        "steps": rows,
+        "tokens_per_second": {name: statistics.median(each) for name, each in speeds.items()},
+        "times": {"median": statistics.median(times), "lowest": min(times), "highest": max(times)},
+        "largest_loss_difference": max(row["losses_apart"] for row in rows),
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+    table = [
+        "| | tokens/s (lowest to highest) |",
+        "| --- | --- |",
+        *(
+            f"| {title} | {statistics.median(speeds[name]):.0f} ({min(speeds[name]):.0f} to {max(speeds[name]):.0f}) |"
+            for name, title in (
+                ("ours", "lorid-engine, three roles in one run"),
+                ("peft", "PEFT and torch, one role after another"),
+            )
+        ),
+        "",
+        f"{statistics.median(times):.2f} times as fast ({min(times):.2f} to {max(times):.2f}, step by step); "
+        f"losses differ by at most {result['largest_loss_difference']:.1e}.",
+    ]
+    write_result(arguments.out, result, "\n".join(table))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""packed_attention: causal attention of whole sequences that lie end to end, forward and backward: what training needs."""
+
+from __future__ import annotations
+
+import torch
+
+from lorid_engine.errors import ShapeError
+from lorid_engine.ops import cpu
+from lorid_engine.ops.checks import (
+    check_offsets,
+    expect_contiguous,
+    expect_device,
+    expect_dtype,
+    expect_floating,
+    expect_rows,
+    expect_shape,
+)
+from lorid_engine.ops.dispatch import op
+
+
+def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *_) -> None:
+    expect_shape("qkv", qkv, None, None)
+    expect_floating("qkv", qkv)
+    expect_rows("qkv", qkv)
+    heads = num_heads + 2 * num_kv_heads
+    if num_kv_heads < 1 or num_heads % num_kv_heads or qkv.shape[1] % heads:
+        raise ShapeError(
+            f"qkv must have (H + 2 G) D columns, with H a multiple of G; got {qkv.shape[1]} for H = {num_heads} and "
+            f"G = {num_kv_heads}"
+        )
+    if window < 0:
+        raise ShapeError(f"window must be at least 0; got {window}")
+    head_dim = qkv.shape[1] // heads
+    if (cos is None) != (sin is None):
+        raise ShapeError("cos and sin must both be given, or neither")
+    if cos is not None and sin is not None:
+        if head_dim % 2:
+            raise ShapeError(f"head_dim must be even to be rotated; got {head_dim}")
+        for name, table in (("cos", cos), ("sin", sin)):
+            expect_shape(name, table, qkv.shape[0], head_dim // 2)
+            expect_dtype(name, table, torch.float32)
+            expect_contiguous(name, table)
+        expect_device(qkv, cos=cos, sin=sin)
+    expect_shape("seq_offset", seq_offset, None)
+    expect_dtype("seq_offset", seq_offset, torch.int32)
+    expect_contiguous("seq_offset", seq_offset)
+    expect_device(qkv, seq_offset=seq_offset)
+    if seq_offset.numel() == 0:
+        raise ShapeError("seq_offset must have B + 1 entries; got none")
+    if seq_offset.device.type == "cpu":
+        check_offsets("seq_offset", seq_offset, qkv.shape[0])
+
+
+def _fake(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window) -> torch.Tensor:
+    return qkv.new_empty(qkv.shape[0], num_heads * (qkv.shape[1] // (num_heads + 2 * num_kv_heads)))
+
+
+def _rotated(x: torch.Tensor, cos: torch.Tensor | None, sin: torch.Tensor | None) -> torch.Tensor:
+    """Heads [L, H, D], whose halves are the pairs that are rotated."""
+    if cos is None or sin is None:
+        return x
+    cos, sin = cos.to(x.dtype).unsqueeze(1), sin.to(x.dtype).unsqueeze(1)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _attend(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window) -> torch.Tensor:
+    """The maths in qkv's own dtype, one sequence after another."""
+    head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    parts = [num_heads, num_kv_heads, num_kv_heads]
+    outs = []
+    for begin, end in zip(seq_offset.tolist(), seq_offset.tolist()[1:], strict=False):
+        q, k, v = qkv[begin:end].unflatten(1, (-1, head_dim)).split(parts, dim=1)
+        angles = [None if table is None else table[begin:end] for table in (cos, sin)]
+        q, k = _rotated(q, *angles), _rotated(k, *angles)
+        k, v = (x.repeat_interleave(num_heads // num_kv_heads, dim=1) for x in (k, v))
+        back = torch.arange(end - begin, device=qkv.device)
+        back = back.unsqueeze(1) - back
+        hidden = (back < 0) | ((back >= window) if window else False)
+        scores = torch.einsum("ihd,jhd->hij", q, k) * head_dim**-0.5
+        outs.append(torch.einsum("hij,jhd->ihd", scores.masked_fill(hidden, -torch.inf).softmax(-1), v).flatten(1))
+    return torch.cat(outs) if outs else qkv.new_empty(0, num_heads * head_dim)
+
+
+@op(check=_check, fake=_fake)
+def _packed_attention(
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    seq_offset: torch.Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    window: int,
+) -> torch.Tensor:
+    """packed_attention, with all arguments by place."""
+    return _attend(qkv.double(), cos, sin, seq_offset, num_heads, num_kv_heads, window).to(qkv.dtype)
+
+
+def _check_backward(dout, *args) -> None:
+    _check(*args)
+    expect_shape("dout", dout, *_fake(*args).shape)
+    expect_dtype("dout", dout, args[0].dtype)
+    expect_rows("dout", dout)
+
+
+@op(check=_check_backward, fake=lambda dout, qkv, *_: qkv.new_empty(qkv.shape))
+def _packed_attention_backward(
+    dout: torch.Tensor,
+    qkv: torch.Tensor,
+    cos: torch.Tensor | None,
+    sin: torch.Tensor | None,
+    seq_offset: torch.Tensor,
+    num_heads: int,
+    num_kv_heads: int,
+    window: int,
+) -> torch.Tensor:
+    """The gradient of packed_attention with respect to qkv."""
+    with torch.enable_grad():
+        wide = qkv.detach().double().requires_grad_()
+        out = _attend(wide, cos, sin, seq_offset, num_heads, num_kv_heads, window)
+    if not out.numel():
+        return torch.zeros_like(qkv)
+    return torch.autograd.grad(out, wide, dout.double())[0].to(qkv.dtype)
+
+
+def _why_not(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window) -> str | None:
+    head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    return cpu.why_not_heads(head_dim, num_heads // num_kv_heads) or cpu.why_not_tensors(qkv)
+
+
+def _run_kernel(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *, out=None, dout=None, dqkv=None) -> None:
+    head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    places = {}
+    for name, tensor in (("qkv", qkv), ("out", out), ("dout", dout), ("dqkv", dqkv)):
+        places[name] = 0 if tensor is None else tensor.data_ptr()
+        places[f"{name}_stride"] = 0 if tensor is None else tensor.stride(0)
+    cpu.extension().training_attention(
+        dtype=cpu.dtype(qkv),
+        **places,
+        cos=0 if cos is None else cos.data_ptr(),
+        sin=0 if sin is None else sin.data_ptr(),
+        offset=seq_offset.data_ptr(),
+        num_sequences=seq_offset.numel() - 1,
+        scale=head_dim**-0.5,
+        window=window,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        head_dim=head_dim,
+        threads=cpu.threads(),
+    )
+
+
+@_packed_attention.backend("cpu", why_not=_why_not)
+def _cpu(*args) -> torch.Tensor:
+    out = _fake(*args)
+    _run_kernel(*args, out=out)
+    return out
+
+
+@_packed_attention_backward.backend("cpu", why_not=lambda dout, *args: _why_not(*args))
+def _cpu_backward(dout, *args) -> torch.Tensor:
+    dqkv = args[0].new_empty(args[0].shape)
+    _run_kernel(*args, dout=dout, dqkv=dqkv)
+    return dqkv
+
+
+def _save(ctx, inputs, output) -> None:
+    qkv, cos, sin, seq_offset, *ctx.numbers = inputs
+    ctx.save_for_backward(qkv, cos, sin, seq_offset)
+
+
+def _backward(ctx, dout):
+    return _packed_attention_backward(dout.contiguous(), *ctx.saved_tensors, *ctx.numbers), *[None] * 6
+
+
+_packed_attention.differentiable(_backward, _save)
+
+
+def packed_attention(
+    qkv: torch.Tensor,
+    seq_offset: torch.Tensor,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    cos: torch.Tensor | None = None,
+    sin: torch.Tensor | None = None,
+    window: int = 0,
+) -> torch.Tensor:
+    """Causal attention (Vaswani et al., arXiv 1706.03762) of every sequence over itself, after rotary embedding of q and k.
+
+    Only q, k and v are kept for the backward pass; scores exist for a few queries at a time.
+
+    Args:
+        qkv: [T, (H + 2 G) D], each row's query heads, key heads and value heads; rows may be strided.
+        seq_offset: [B + 1] int32, from 0 to T: sequence b is rows seq_offset[b] to seq_offset[b + 1].
+        num_heads: H, a multiple of G: query head h sees key-value head h // (H / G).
+        num_kv_heads: G.
+        cos, sin: [T, D / 2] float32 of each row's position, whose pairs are a head's two halves; None = not rotated.
+        window: how many keys a row sees, its own included; 0 = all before it.
+
+    Returns:
+        [T, H D] in qkv's dtype, computed in float32, rounded once. Gradients go to qkv.
+
+    Raises:
+        ShapeError: shapes, dtypes or devices disagree, or the offsets do not cover the rows in order.
+    """
+    return _packed_attention(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window)

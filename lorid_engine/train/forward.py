@@ -1,0 +1,118 @@
+"""TrainingOps: the ops of model.llama's forward, differentiable, over a MicroBatch without padding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.llama import FusedLinear, LlamaWeights, block
+from lorid_engine.ops import PackedLinear, lora_fused_linear, packed_attention, rms_norm, silu_mul
+from lorid_engine.train.adapters import RoleAdapters
+from lorid_engine.train.micro_batch import MicroBatch
+
+
+def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
+    """A weight as it is: what the backward pass can multiply by, too."""
+    return PackedLinear(weight.contiguous(), weight.shape[0], weight.shape[1], bias)
+
+
+@dataclass(frozen=True)
+class Angles:
+    """cos and sin [positions, D / 2] float32."""
+
+    cos: torch.Tensor
+    sin: torch.Tensor
+
+
+class TrainingOps:
+    """Implements model.llama.ForwardOps on tensors with gradients; made anew for every MicroBatch.
+
+    Args:
+        adapters: of the roles.
+        dropout: of LoRA's inputs; 0 = none, as in evaluation.
+    """
+
+    def __init__(
+        self, config: ModelConfig, adapters: RoleAdapters, batch: MicroBatch, angles: Angles, dropout: float
+    ) -> None:
+        self._config, self._adapters, self._batch, self._dropout = config, adapters, batch, dropout
+        self._cos, self._sin = angles.cos[batch.positions], angles.sin[batch.positions]
+
+    def embed(self, weight: PackedLinear) -> Any:
+        """Hidden states [T, E]."""
+        return functional.embedding(self._batch.tokens, weight.data)
+
+    def rms_norm(self, x: Any, weight: torch.Tensor) -> Any:
+        """Normalised rows [T, E]."""
+        return rms_norm(x, weight, self._config.rms_norm_eps)
+
+    def rms_norm_sampled(self, x: Any, weight: torch.Tensor) -> Any:
+        """Normalised rows [K, E] of those that predict a target."""
+        return self.rms_norm(x.index_select(0, self._batch.target_row), weight)
+
+    def lora_linear(self, x: Any, linear: FusedLinear) -> Any:
+        """W x and the adapters' shares, [T, O]."""
+        adapted = [target for target in linear.targets if target.name in self._adapters.modules]
+        weight = linear.weight
+        if not adapted:
+            return functional.linear(x, weight.data, None if weight.bias is None else weight.bias.to(x.dtype))
+        banks = [(target.col_begin, self._adapters.modules[target.name].bank(x.dtype)) for target in adapted]
+        dropout = None
+        if self._dropout:
+            numbers = [self._adapters.number(target.name) for target in adapted]
+            dropout = self._dropout, self._batch.dropout_key, numbers
+        return lora_fused_linear(x, weight, banks, self._batch.plan, dropout)
+
+    def lora_linear_add(self, x: Any, linear: FusedLinear, residual: Any) -> Any:
+        """residual + W x and the adapters' shares."""
+        return residual + self.lora_linear(x, linear)
+
+    def rope(self, qkv: Any, layer: int, q_norm: torch.Tensor | None, k_norm: torch.Tensor | None) -> Any:
+        """Queries, keys and values; the attention rotates them. Heads are normalised here where there are norms."""
+        if q_norm is None or k_norm is None:
+            return qkv
+        config = self._config
+        heads = [count * config.head_dim for count in (config.num_heads, config.num_kv_heads, config.num_kv_heads)]
+        q, k, v = qkv.split(heads, dim=1)
+        normed = [
+            self.rms_norm(part.reshape(-1, config.head_dim), norm).view(part.shape)
+            for part, norm in ((q, q_norm), (k, k_norm))
+        ]
+        return torch.cat([*normed, v], dim=1)
+
+    def paged_attention(self, q: Any, layer: int) -> Any:
+        """Causal attention of every sequence over itself, [T, H D]; there are no pages in training."""
+        config, rotates = self._config, self._config.rotated[layer]
+        return packed_attention(
+            q,
+            self._batch.seq_offset,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            cos=self._cos if rotates else None,
+            sin=self._sin if rotates else None,
+            window=config.windows[layer],
+        )
+
+    def silu_mul(self, x: Any) -> Any:
+        """The gated half, [T, F]."""
+        return silu_mul(x)
+
+
+def target_features(ops: TrainingOps, weights: LlamaWeights, *, recompute: bool) -> torch.Tensor:
+    """What the head turns into logits, [K, E]: of the rows that predict a target.
+
+    Args:
+        recompute: keep a layer's input alone, and compute the layer again in the backward pass.
+    """
+    hidden = ops.embed(weights.embedding)
+    for index, layer in enumerate(weights.layers):
+        if recompute:
+            hidden = checkpoint(block, ops, index, layer, hidden, use_reentrant=False)
+        else:
+            hidden = block(ops, index, layer, hidden)
+    return ops.rms_norm_sampled(hidden, weights.norm)

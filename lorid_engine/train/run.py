@@ -1,0 +1,443 @@
+"""A training run in a folder: it begins or goes on, keeps a log and checkpoints, and leaves PEFT adapters and a pack."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import numpy as np
+import tomli_w
+import torch
+
+from lorid_engine.engine.tokenizer import Tokenizer
+from lorid_engine.errors import AdapterError, ConfigError, DataError, TrainingError
+from lorid_engine.model.cache import file_sha256
+from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.digest import base_digest
+from lorid_engine.model.llama import load_llama
+from lorid_engine.model.weights import Checkpoint
+from lorid_engine.ops import cpu
+from lorid_engine.plots import line_svg
+from lorid_engine.solver.new_pack import first_manifest, known_format, role_prompts
+from lorid_engine.solver.pack import ROLES
+from lorid_engine.solver.prompts import Template
+from lorid_engine.train.adapters import RoleAdapters
+from lorid_engine.train.checkpoints import Checkpoints
+from lorid_engine.train.examples import Example, RoleFormat, TrainingSet, read_training_set
+from lorid_engine.train.forward import plain_linear
+from lorid_engine.train.options import TrainingOptions
+from lorid_engine.train.order import key64
+from lorid_engine.train.processes import Processes
+from lorid_engine.train.trainer import NotANumberError, StepReport, Trainer
+
+_FORMAT = 1
+# What may differ when a run is gone on with: it changes memory, speed, the last step, and results by rounding alone.
+_FREE = ("rows_per_pass", "recompute", "max_steps")
+_POINTS = 200  # of a line in the plot
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where a run reads and writes.
+
+    Attributes:
+        base: folder of the base, in Hugging Face's format.
+        base_entry: the base as a pack's manifest names it.
+        data, knowledge: JSON lines; see read_training_set.
+        out: folder of the pack; the run's own files lie in its folder "training".
+        start: a folder with adapters in ir, kg and dr to begin from, or None.
+    """
+
+    base: Path
+    base_entry: Mapping[str, Any]
+    data: Path
+    knowledge: Path | None
+    out: Path
+    start: Path | None = None
+
+
+class Progress(Protocol):
+    """Told how a run goes."""
+
+    def begin(self, found: TrainingSet, held_out: int, step: int, steps: int) -> None:
+        """The data is read; `step` of `steps` are done already."""
+
+    def step(self, report: StepReport) -> None:
+        """A step is done."""
+
+    def evaluated(self, step: int, loss: Mapping[str, float]) -> None:
+        """The loss of the questions held out, by role."""
+
+    def say(self, text: str) -> None:
+        """Anything else."""
+
+
+def training_dtype(name: str, device: str) -> torch.dtype:
+    """The dtype of base and activations: bfloat16 where the machine multiplies it, unless another is named."""
+    if name != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
+    fast = device.startswith("cuda") or (cpu.why_not() is None and cpu.extension().active_isa() == "avx512bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def train(
+    files: TrainingFiles,
+    options: TrainingOptions,
+    progress: Progress,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    drop_marks: bool = False,
+    skip_bad: bool = False,
+    save_every: float = 300.0,
+    about: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Trains, or goes on where the same run stopped.
+
+    Args:
+        dtype: of base and activations. The base's weights are those of bfloat16, as the engine has them, in either.
+        save_every: seconds between checkpoints; there is one at every end of an epoch, too.
+        about: machine and command, for the log.
+
+    Returns:
+        The summary that is written to training/summary.json.
+
+    Raises:
+        DataError: a file cannot be read or written, or the folder is that of a run with other settings.
+        TrainingError: a loss is not a number; the examples of the step are written to training/failed-step.jsonl.
+        KeyboardInterrupt: at Ctrl-C, after the step and a checkpoint.
+    """
+    processes = Processes.join(device)
+    try:
+        folder = files.out / "training"
+        with _owned(folder) if processes.rank == 0 else _nothing():
+            run = _Run(files, options, progress, processes, dtype, device, drop_marks, skip_bad, folder)
+            return run.go(save_every, about or {})
+    finally:
+        processes.leave()
+
+
+class _Run:
+    def __init__(
+        self,
+        files: TrainingFiles,
+        options: TrainingOptions,
+        progress: Progress,
+        processes: Processes,
+        dtype: torch.dtype,
+        device: str,
+        drop_marks: bool,
+        skip_bad: bool,
+        folder: Path,
+    ) -> None:
+        self._files, self._options, self._progress, self._processes = files, options, progress, processes
+        self._folder, self._checkpoints = folder, Checkpoints(folder / "checkpoints")
+        config, tokenizer = ModelConfig.from_folder(files.base), Tokenizer.from_folder(files.base)
+        self._form, _ = known_format(tokenizer)
+        prompts = {role: Template(text) for role, text in role_prompts(self._form).items()}
+        form = RoleFormat(prompts, _stop_id(tokenizer, self._form.stop))
+        self._max_tokens = min(options.max_tokens, config.max_positions)
+        self._settings = {
+            "format": _FORMAT,
+            "base_sha256": base_digest(files.base),
+            "data_sha256": _sha256(files.data),
+            "knowledge_sha256": None if files.knowledge is None else _sha256(files.knowledge),
+            "start": None if files.start is None else str(files.start),
+            "dtype": str(dtype).removeprefix("torch."),
+            "drop_marks": drop_marks,
+            **{name: value for name, value in asdict(options).items() if name not in _FREE},
+            "prompts": {role: prompts[role].text for role in options.roles},
+        }
+        self._settings = json.loads(json.dumps(self._settings))
+        self._compare_settings()
+        found = read_training_set(
+            files.data,
+            files.knowledge,
+            options.roles,
+            form,
+            tokenizer,
+            max_tokens=self._max_tokens,
+            drop_marks=drop_marks,
+            skip_bad=skip_bad,
+        )
+        examples, self._held_out = _hold_out(found, options)
+        self._adapters = RoleAdapters(
+            config,
+            options.roles,
+            rank=options.rank,
+            alpha=options.alpha,
+            dropout=options.dropout,
+            targets=options.targets,
+            seed=options.seed,
+            device=device,
+        )
+        if files.start is not None:
+            for slot, role in enumerate(options.roles):
+                self._adapters.load(slot, files.start / role)
+        weights = load_llama(
+            Checkpoint(files.base), config, torch.bfloat16, lambda w, b: plain_linear(w.to(device, dtype), b)
+        )
+        self._trainer = Trainer(config, weights, self._adapters, examples, options, processes, device)
+        if (kept := self._checkpoints.load()) is not None:
+            self._trainer.restore(*kept)
+        self._log = _Log(folder, self._trainer.steps_done) if processes.rank == 0 else None
+        held = max((len(each) for each in self._held_out.values()), default=0)
+        progress.begin(found, held, self._trainer.steps_done, self._trainer.steps)
+
+    def _compare_settings(self) -> None:
+        path = self._folder / "settings.json"
+        if path.exists() and self._checkpoints.found:  # before the first checkpoint there is nothing to lose
+            try:
+                before = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError) as error:
+                raise DataError(f"{path} cannot be read: {error}") from None
+            for name, value in self._settings.items():
+                if before.get(name) != value:
+                    was, now = (f"{each!r}"[:200] for each in (before.get(name), value))
+                    what = AdapterError if name == "base_sha256" else DataError
+                    raise what(
+                        f"{self._files.out} holds a run with {name} {was}; this command has {now}. "
+                        "Use the same settings, or name another folder"
+                    )
+        elif self._processes.rank == 0:
+            _write(path, json.dumps(self._settings, indent=2))
+
+    def go(self, save_every: float, about: Mapping[str, Any]) -> dict[str, Any]:
+        trainer = self._trainer
+        start, saved, tokens, first = time.perf_counter(), time.monotonic(), 0, trainer.steps_done
+        with _interrupts() as interrupted:
+            while trainer.steps_done < trainer.steps:
+                try:
+                    report = trainer.step()
+                except NotANumberError as error:
+                    raise self._keep_batch(error) from None
+                tokens += report.tokens
+                self._add({"record": "step", **asdict(report)})
+                self._progress.step(report)
+                at_end = trainer.steps_done == trainer.steps or trainer.steps_done % trainer.steps_per_epoch == 0
+                stop = self._any(interrupted.is_set())
+                if at_end and not stop:
+                    self._evaluate()
+                if at_end or stop or self._any(time.monotonic() - saved >= save_every):
+                    self._save()
+                    saved = time.monotonic()
+                if stop:
+                    self._progress.say(
+                        f"Interrupted at step {trainer.steps_done}; the same command goes on from there."
+                    )
+                    raise KeyboardInterrupt
+        return self._finish(about, tokens, trainer.steps_done - first, time.perf_counter() - start)
+
+    def _any(self, flag: bool) -> bool:
+        """Whether any process says so: all must do the same."""
+        flags = torch.tensor([float(flag)])
+        self._processes.add_up([flags])
+        return bool(flags[0])
+
+    def _add(self, record: Mapping[str, Any]) -> None:
+        if self._log is not None:
+            self._log.add(record)
+
+    def _evaluate(self) -> None:
+        loss = self._trainer.evaluate(self._held_out)
+        if loss:
+            self._add({"record": "held_out", "step": self._trainer.steps_done, "loss": loss})
+            self._progress.evaluated(self._trainer.steps_done, loss)
+
+    def _save(self) -> None:
+        if self._log is not None:
+            self._log.flush()
+            self._checkpoints.save(self._trainer.steps_done, self._trainer.state())
+        self._processes.wait()
+
+    def _keep_batch(self, error: NotANumberError) -> TrainingError:
+        path = self._folder / "failed-step.jsonl"
+        if self._processes.rank == 0:
+            lines = [
+                json.dumps(
+                    {"role": role, "row": example.index, "tokens": example.tokens.tolist(), "prompt": example.prompt}
+                )
+                for role, examples in error.examples.items()
+                for example in examples
+            ]
+            _write(path, "\n".join(lines) + "\n")
+            if self._trainer.steps_done:  # the step changed nothing
+                self._save()
+        return TrainingError(f"{error}. Its examples are in {path}")
+
+    def _finish(self, about: Mapping[str, Any], tokens: int, steps: int, seconds: float) -> dict[str, Any]:
+        summary: dict[str, Any] = {}
+        if self._log is not None:
+            out, base = self._files.out, str(self._files.base_entry.get("hub") or self._files.base)
+            for slot, role in enumerate(self._options.roles):
+                self._adapters.save(slot, out / role, base)
+            is_pack = all((out / role / "adapter_config.json").is_file() for role in ROLES)
+            if is_pack:
+                manifest = first_manifest(out.resolve().name, self._files.base_entry, self._form)
+                _write(out / "pack.toml", tomli_w.dumps(manifest))
+            losses, held_out = self._log.lines()
+            summary = {
+                **about,
+                "settings": self._settings,
+                "steps": self._trainer.steps_done,
+                "pack": is_pack,
+                "loss": {role: values[1][-1] for role, values in losses.items()},
+                "held_out_loss": {role: dict(zip(*values, strict=True)) for role, values in held_out.items()},
+                "this_process": {
+                    "steps": steps,
+                    "tokens": tokens,
+                    "seconds": seconds,
+                    "tokens_per_second": tokens / seconds,
+                },
+            }
+            _write(self._folder / "summary.json", json.dumps(summary, indent=2))
+            lines = {role: _thin(*line) for role, line in losses.items()}
+            lines |= {f"{role}, held out": _thin(*line) for role, line in held_out.items()}
+            _write(self._folder / "loss.svg", line_svg(lines, "steps", "loss"))
+        self._processes.wait()
+        return summary
+
+
+class _Log:
+    """training/log.jsonl: a line for every step and evaluation; lines after the last checkpoint are taken back."""
+
+    def __init__(self, folder: Path, steps_done: int) -> None:
+        self._path = folder / "log.jsonl"
+        self._records: list[dict[str, Any]] = []
+        try:
+            if self._path.exists():
+                for line in self._path.read_bytes().split(b"\n"):
+                    try:
+                        record = json.loads(line)
+                    except ValueError:  # the last one, cut short by a kill
+                        continue
+                    if record["step"] <= steps_done:
+                        self._records.append(record)
+            _write(self._path, "".join(json.dumps(record) + "\n" for record in self._records))
+            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
+        except (OSError, KeyError, TypeError) as error:
+            raise DataError(f"the log {self._path} cannot be gone on with: {error}") from None
+
+    def add(self, record: dict[str, Any] | Mapping[str, Any]) -> None:
+        self._records.append(dict(record))
+        try:
+            self._file.write(json.dumps(record) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise DataError(f"the log {self._path} could not be written: {error.strerror}") from None
+
+    def flush(self) -> None:
+        os.fsync(self._file.fileno())
+
+    def lines(self) -> tuple[dict[str, tuple[list[int], list[float]]], dict[str, tuple[list[int], list[float]]]]:
+        """Steps and losses by role: of the steps, and of what was held out."""
+        kinds: dict[str, dict[str, tuple[list[int], list[float]]]] = {"step": {}, "held_out": {}}
+        for record in self._records:
+            for role, loss in record["loss"].items():
+                steps, losses = kinds[record["record"]].setdefault(role, ([], []))
+                steps.append(record["step"])
+                losses.append(loss)
+        return kinds["step"], kinds["held_out"]
+
+
+def _thin(steps: list[int], losses: list[float]) -> tuple[list[float], list[float]]:
+    """At most so many points, each a mean over its neighbours."""
+    parts = np.array_split(np.arange(len(steps)), min(_POINTS, len(steps)))
+    x, y = np.array(steps), np.array(losses)
+    return [float(x[part].mean()) for part in parts], [float(y[part].mean()) for part in parts]
+
+
+def _hold_out(
+    found: TrainingSet, options: TrainingOptions
+) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
+    """Examples to be trained on, and those of some questions that no role is trained on."""
+    questions = sorted({example.index for examples in found.examples.values() for example in examples})
+    if options.held_out >= len(questions):
+        raise ConfigError(f"{options.held_out} of {len(questions)} questions cannot be held out; lower --held-out")
+    random = np.random.Generator(np.random.Philox(key=key64("held out", options.seed)))
+    held = set(random.permutation(questions)[: options.held_out].tolist())
+    kept, apart = (
+        {role: [e for e in examples if (e.index in held) == out] for role, examples in found.examples.items()}
+        for out in (False, True)
+    )
+    if empty := [role for role, examples in kept.items() if not examples]:
+        raise ConfigError(f"no example of {empty[0]} is left to train on; lower --held-out")
+    return kept, apart
+
+
+def _stop_id(tokenizer: Tokenizer, stop: tuple[str, ...]) -> int:
+    if stop:
+        return tokenizer.special_ids[stop[0]]
+    if tokenizer.eos_token_id is None:
+        raise DataError("the base's tokenizer has no end-of-text token, with which a target could end")
+    return tokenizer.eos_token_id
+
+
+def _sha256(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"the data file {path} cannot be read: there is no such file")
+    return file_sha256(path)
+
+
+def _write(path: Path, text: str) -> None:
+    """A file that is there whole or as it was before."""
+    try:
+        new = path.with_name(f".{path.name}.new")
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, path)
+    except OSError as error:
+        raise DataError(f"{path} could not be written: {error.strerror}") from None
+
+
+@contextmanager
+def _owned(folder: Path) -> Iterator[None]:
+    """Holds a run's folder against other processes."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w", encoding="ascii")  # noqa: SIM115
+    except OSError as error:
+        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process trains in {folder.parent}; wait for it, or name another folder") from None
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C sets the event, so that a step is finished; a second one ends at once. (Signals reach the main thread alone.)"""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before: Callable[[int, FrameType | None], Any] | int | None = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
