@@ -52,7 +52,7 @@ def random_examples(count: int, vocabulary: int, seed: int) -> Examples:
         for index in range(count):
             prompt, target = (max(8, int(random.normal(mean, mean / 3))) for mean in means)
             tokens = random.integers(0, vocabulary, prompt + target).astype(np.int32)
-            examples[role].append(Example(index, tokens, prompt))
+            examples[role].append(Example(index, index, tokens, prompt))
     return examples
 
 

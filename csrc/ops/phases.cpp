@@ -273,7 +273,7 @@ int64_t TrainingAttentionPhase::Prepare(int threads) {
   std::stable_sort(order_.begin(), order_.end(), [&](int32_t a, int32_t b) { return length(a) > length(b); });
   const int64_t longest = count > 0 ? length(order_[0]) : 0;
   scratch_bytes_ = RoundUp(TrainingScratchBytes(longest, tile.num_heads / tile.num_kv_heads, tile.head_dim), 64);
-  scratch_.resize(static_cast<size_t>(scratch_bytes_) * static_cast<size_t>(threads));
+  scratch_.reset(new char[static_cast<size_t>(scratch_bytes_) * static_cast<size_t>(threads)]);  // not zeroed
   return static_cast<int64_t>(count) * tile.num_kv_heads;
 }
 
@@ -283,7 +283,7 @@ void TrainingAttentionPhase::Run(int64_t item, int thread) noexcept {
   mine.row_begin = offset[b];
   mine.row_end = offset[b + 1];
   mine.kv_head = static_cast<int32_t>(item % tile.num_kv_heads);
-  mine.scratch = scratch_.data() + scratch_bytes_ * thread;
+  mine.scratch = scratch_.get() + scratch_bytes_ * thread;
   if (mine.row_begin < mine.row_end) ActiveKernels().training_attention(mine);
 }
 

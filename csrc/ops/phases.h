@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "../thread_pool.h"
@@ -188,7 +189,7 @@ class TrainingAttentionPhase : public Phase {
 
  private:
   std::vector<int32_t> order_;  // the longest first
-  std::vector<char> scratch_;
+  std::unique_ptr<char[]> scratch_;
   int64_t scratch_bytes_ = 0;
 };
 

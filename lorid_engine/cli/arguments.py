@@ -44,6 +44,16 @@ def _number(text: str) -> float:
     return value
 
 
+def _from(least: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = _number(text)
+        if value < least:
+            raise argparse.ArgumentTypeError(f"must be a number of at least {least:g}; got {text[:40]!r}")
+        return value
+
+    return parse
+
+
 def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default=None, help="an installed pack's name, or a folder with a pack.toml")
     parser.add_argument("--device", default="cpu", help="cpu")
@@ -124,7 +134,7 @@ def _add_teach(commands: argparse._SubParsersAction[_Parser]) -> None:
     teach.add_argument("--model", required=True, help="its name at the server")
     teach.add_argument("--base-url", metavar="URL", help="of the server; default: OPENAI_BASE_URL, or OpenAI's")
     teach.add_argument("--limit", type=_whole(1), help="the first so many questions")
-    teach.add_argument("--temperature", type=_number, default=0.2, help="default: %(default)s")
+    teach.add_argument("--temperature", type=_from(0), default=0.2, help="default: %(default)s")
     teach.add_argument("--max-tokens", type=_whole(1), default=512, help="of an answer; default: %(default)s")
     teach.add_argument(
         "--concurrency", type=_whole(1, 1024), default=8, help="questions at a time; default: %(default)s"
@@ -133,12 +143,12 @@ def _add_teach(commands: argparse._SubParsersAction[_Parser]) -> None:
     teach.add_argument("--attempts", type=_whole(1, 100), default=3, help=attempts)
     retries = "of a request that the server refuses for now; waits double; default: %(default)s"
     teach.add_argument("--retries", type=_whole(0, 100), default=5, help=retries)
-    teach.add_argument("--timeout", type=_number, default=120.0, help="seconds for a request; default: %(default)s")
+    teach.add_argument("--timeout", type=_from(0.1), default=120.0, help="seconds for a request; default: %(default)s")
     teach.add_argument("--retry-failed", action="store_true", help="ask again where the file has an error")
     teach.add_argument("--skip-bad", action="store_true", help="leave out rows that cannot be used, and count them")
     for name, what in (("in", "prompt"), ("out", "completion")):
         teach.add_argument(
-            f"--price-{name}", type=_number, default=0.0, help=f"of a million {what} tokens, for the total"
+            f"--price-{name}", type=_from(0), default=0.0, help=f"of a million {what} tokens, for the total"
         )
 
 
@@ -175,7 +185,6 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train.add_argument("--recompute", action="store_true", help="gradient checkpointing: less memory, more time")
     dtype = "of base and activations; default: bfloat16 where the machine multiplies it"
     train.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"), help=dtype)
-    train.add_argument("--device", default="cpu", help="cpu, or cuda")
     train.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
     train.add_argument(
         "--drop-marks", action="store_true", help="leave out calculator marks, <<3+4=7>>, of the answers"

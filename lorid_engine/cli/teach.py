@@ -28,8 +28,6 @@ def run(options: argparse.Namespace) -> int:
     console = Console(stderr=True, highlight=False)
     skipped: list[str] = []
     questions = read_questions(Path(options.data), skipped if options.skip_bad else None)
-    if options.limit is not None:
-        questions = questions[: options.limit]
     settings = TeacherOptions(
         model=options.model,
         base_url=options.base_url,
@@ -49,13 +47,16 @@ def run(options: argparse.Namespace) -> int:
     )
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     with KnowledgeFile(Path(options.out), questions, retry_failed=options.retry_failed) as file:
-        left = left_to_teach(questions, file)
-        total = len(left)
-        known = len({question.id for question in questions}) - total
+        left = left_to_teach(questions[: options.limit], file)
+        total, known = len(left), len(file.known)
         if skipped:
             console.print(plain(f"{len(skipped)} rows were skipped; the first: {skipped[0]}"), soft_wrap=True)
         if known:
-            console.print(f"{options.out} has {known} questions, {file.failed} of them failed; {total} are left.")
+            again = " --retry-failed asks for those again." if file.failed and not options.retry_failed else ""
+            console.print(
+                f"{options.out} has {known} questions, {len(file.failed)} of them failed; {total} are left.{again}",
+                soft_wrap=True,
+            )
         task = bar.add_task("teaching", total=total, state="")
         done, said = [0], [0.0]
 

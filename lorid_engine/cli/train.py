@@ -98,11 +98,12 @@ class TrainProgress:
 
 def run(options: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
-    quiet = int(os.environ.get("RANK", "0")) > 0
+    quiet = os.environ.get("RANK", "0") != "0"
     console = Console(stderr=True, highlight=False)
     settings = training_options(options)
-    device = _device(options.device)
-    torch.set_num_threads(options.threads or cpu.threads())
+    threads = _threads(options.threads)
+    torch.set_num_threads(threads)
+    os.environ["LORID_THREADS"] = str(threads)  # the ops read it
     entry = _base_entry(options)
     with FetchProgress(console) as fetched:
         base = resolve_base(read_base(entry), env.cache_dir(), fetched)
@@ -114,14 +115,13 @@ def run(options: argparse.Namespace) -> int:
         out=Path(options.out),
         start=Path(options.start) if options.start else None,
     )
-    about = {"machine": machine_facts(options.threads), "command": shlex.join(["lorid", *sys.argv[1:]])}
+    about = {"machine": machine_facts(threads), "command": shlex.join(["lorid", *sys.argv[1:]])}
     with TrainProgress(console, quiet) as progress:
         summary = train(
             files,
             settings,
             progress,
-            dtype=training_dtype(options.dtype, device),
-            device=device,
+            dtype=training_dtype(options.dtype),
             drop_marks=options.drop_marks,
             skip_bad=options.skip_bad,
             save_every=options.save_every,
@@ -151,14 +151,13 @@ def training_options(options: argparse.Namespace) -> TrainingOptions:
     return TrainingOptions(**given, alpha=alpha, learning_rate=options.lr)
 
 
-def _device(name: str) -> str:
-    if name == "cpu":
-        return name
-    if name.split(":")[0] != "cuda":
-        raise ConfigError(f"the device must be cpu or cuda; got {name!r}")
-    if not torch.cuda.is_available():
-        raise ConfigError("the device cuda is not available to torch here; use --device cpu")
-    return name
+def _threads(given: int | None) -> int:
+    """Of torch and of the ops: this process's share of the machine where torchrun started several."""
+    try:
+        beside = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    except ValueError:
+        raise ConfigError("LOCAL_WORLD_SIZE must be a number; start several processes by torchrun") from None
+    return given or env.threads() or max(1, cpu.extension().available_cores() // beside)
 
 
 def _base_entry(options: argparse.Namespace) -> dict[str, Any]:

@@ -48,6 +48,11 @@ def dropout_threshold(p: float) -> int:
     return min(round(p * 65536), 65535)
 
 
+def dropout_scale(p: float) -> float:
+    """What a kept element is multiplied by: 1 / (1 - p), with p as it is counted."""
+    return 65536 / (65536 - dropout_threshold(p))
+
+
 def check(x: torch.Tensor, key: torch.Tensor, module: int, p: float) -> None:
     """Raises ShapeError unless these are arguments of lora_dropout."""
     expect_shape("x", x, None, None)
@@ -89,7 +94,8 @@ def _halves(key: torch.Tensor, module: int, features: int) -> torch.Tensor:
 
 @op(check=check, fake=_fake)
 def lora_dropout(x: torch.Tensor, key: torch.Tensor, module: int, p: float) -> torch.Tensor:
-    """Dropout (Srivastava et al., JMLR 2014) by a counter-based mask: y = x / (1 - p) where an element stays, else 0.
+    """Dropout (Srivastava et al., JMLR 2014) by a counter-based mask: y = x / (1 - p) where an element stays, else 0, with p
+    rounded to 65536ths.
 
     Feature i of a row stays if half i % 8 of Philox4x32-10 at the row's key and counter (i // 8, module, 0x64726f70, 0) is at
     least 65536 p. The op is its own backward.
@@ -107,7 +113,7 @@ def lora_dropout(x: torch.Tensor, key: torch.Tensor, module: int, p: float) -> t
         ShapeError: shapes, dtypes or devices disagree, or p or module is out of range.
     """
     kept = _halves(key, module, x.shape[1]) >= dropout_threshold(p)
-    return torch.where(kept, x.double() / (1 - p), 0).to(x.dtype)
+    return torch.where(kept, x.double() * dropout_scale(p), 0).to(x.dtype)
 
 
 @lora_dropout.backend("cpu", why_not=lambda x, *_: cpu.why_not_tensors(x))
@@ -122,7 +128,7 @@ def _cpu(x, key, module, p) -> torch.Tensor:
         key=key.data_ptr(),
         module=module,
         threshold=dropout_threshold(p),
-        scale=1 / (1 - p),
+        scale=dropout_scale(p),
         y=y.data_ptr(),
         y_stride=x.shape[1],
         threads=cpu.threads(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -169,14 +169,12 @@ class _Module:
         return da, db_t
 
 
-def _modules(x, a, b_t, rank_offset, scale, col_begin, key, numbers, p) -> list[_Module]:
-    modules = []
+def _modules(x, a, b_t, rank_offset, scale, col_begin, key, numbers, p) -> Iterator[_Module]:
     for place, begin in enumerate(col_begin):
         mask = None if key is None or p == 0 else (key, numbers[place], p)
         dropped = x if mask is None else lora_dropout(x, *mask)
         columns = slice(begin, begin + b_t[place].shape[1])
-        modules.append(_Module(x, dropped, a[place], b_t[place], rank_offset[place], scale[place], columns, mask))
-    return modules
+        yield _Module(x, dropped, a[place], b_t[place], rank_offset[place], scale[place], columns, mask)
 
 
 def _why_not_torch(x: torch.Tensor, weight: torch.Tensor) -> str | None:
@@ -304,7 +302,7 @@ def _lora_linear_backward(
 def _gradients(
     dy: torch.Tensor,
     weight: torch.Tensor,
-    modules: Sequence[_Module],
+    modules: Iterable[_Module],
     seg_offset: torch.Tensor,
     seg_slot: torch.Tensor,
     needs_dx: bool,
@@ -378,7 +376,7 @@ def lora_linear(
 
     Returns:
         [T, O] in x's dtype, summed in float32. With a packed weight a row's bits do not depend on the other rows. A plain one is
-        multiplied by torch, which promises no such thing, and in 16 bits W x is rounded before the adapters' shares are added.
+        multiplied by torch, which promises no such thing, and in 16 bits W x and the bias are rounded before the adapters' shares are added.
         Gradients go to x and to the bank's a and b_t, never to W, bias or scale.
 
     Raises:

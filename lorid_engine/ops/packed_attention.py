@@ -23,7 +23,7 @@ def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *_) -> No
     expect_floating("qkv", qkv)
     expect_rows("qkv", qkv)
     heads = num_heads + 2 * num_kv_heads
-    if num_kv_heads < 1 or num_heads % num_kv_heads or qkv.shape[1] % heads:
+    if num_kv_heads < 1 or num_heads < 1 or num_heads % num_kv_heads or not qkv.shape[1] or qkv.shape[1] % heads:
         raise ShapeError(
             f"qkv must have (H + 2 G) D columns, with H a multiple of G; got {qkv.shape[1]} for H = {num_heads} and "
             f"G = {num_kv_heads}"

@@ -7,6 +7,7 @@ from typing import Any
 
 _MOST_RULES = 8
 _MOST_CHARACTERS = 400  # of a rule
+_MOST_BRACES = 50  # that are tried as the beginning of an answer
 
 SYSTEM = """\
 You are an experienced mathematics teacher. You are given a problem and a worked solution. Write down the general rules that a \
@@ -28,8 +29,25 @@ SCHEMA: dict[str, Any] = {
 
 def messages(question: str, solution: str) -> list[dict[str, str]]:
     """The chat that asks for a question's rules."""
-    user = f"Problem:\n{question}\n\nSolution:\n{solution}"
+    user = f"Problem:\n{question}\n\nSolution:\n{solution}".encode("utf-8", "replace").decode()
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": user}]
+
+
+def _find(text: str) -> dict[str, Any]:
+    """The first JSON object with rules; mathematics has braces of other kinds."""
+    why, start = "the answer has no JSON object", -1
+    for _ in range(_MOST_BRACES):
+        start = text.find("{", start + 1)
+        if start < 0:
+            break
+        try:
+            found, _end = json.JSONDecoder().raw_decode(text, start)
+        except (ValueError, RecursionError) as error:
+            why = f"the answer's JSON cannot be read: {error}"
+            continue
+        if isinstance(found, dict) and "rules" in found:
+            return found
+    raise ValueError(why)
 
 
 def read_rules(text: str | None) -> list[str]:
@@ -40,14 +58,7 @@ def read_rules(text: str | None) -> list[str]:
     """
     if not text or not text.strip():
         raise ValueError("the answer is empty")
-    start = text.find("{")
-    if start < 0:
-        raise ValueError("the answer has no JSON object")
-    try:
-        found, _ = json.JSONDecoder().raw_decode(text[start:])
-    except RecursionError:
-        raise ValueError("the answer's JSON is nested too deeply") from None
-    rules = found.get("rules")
+    rules = _find(text).get("rules")
     if not isinstance(rules, list) or not all(isinstance(rule, str) for rule in rules):
         raise ValueError('the answer has no list of texts under "rules"')
     rules = [" ".join(rule.split()) for rule in rules]

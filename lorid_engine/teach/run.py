@@ -18,6 +18,7 @@ from lorid_engine.teach.teacher import NoAnswerError, Teacher, TeacherOptions, U
 from lorid_engine.train.examples import Question
 
 _MOST_SERVER_FAILURES = 10  # questions one after another: then the server, not a question, is the reason
+_START = b'{"id": '  # of every line of ours
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class KnowledgeFile:
     def __init__(self, path: Path, questions: Sequence[Question], *, retry_failed: bool = False) -> None:
         self.path = path
         self.known: set[int] = set()
-        self.failed = 0
+        self.failed: set[int] = set()
+        self._ends = True  # whether what it holds ends with a whole line
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         except OSError as error:
@@ -57,7 +59,7 @@ class KnowledgeFile:
                 raise DataError(f"another process writes {path}; wait for it, or name another file") from None
             except OSError:  # a file system without locks
                 pass
-            self._read({question.id: question for question in questions}, retry_failed)
+            self._read(_first_by_id(questions), retry_failed)
         except BaseException:
             self.close()
             raise
@@ -68,6 +70,8 @@ class KnowledgeFile:
         except OSError as error:
             raise DataError(f"the file {self.path} cannot be read: {error.strerror}") from None
         lines = data.split(b"\n")
+        if lines[-1]:
+            lines = self._end_line(lines)
         for number, line in enumerate(lines[:-1], start=1):
             try:
                 row = json.loads(line)
@@ -82,12 +86,24 @@ class KnowledgeFile:
                 ) from None
             if row.get("question_sha256", _digest(question)) != _digest(question):
                 raise DataError(f"{self.path}, line {number} is of another question {id}; name another file")
-            if failed and retry_failed:
-                continue
-            self.known.add(id)
-            self.failed += failed
-        if lines[-1]:
-            os.ftruncate(self._file, len(data) - len(lines[-1]))
+            if failed:
+                self.failed.add(id)
+            else:
+                self.failed.discard(id)
+            if not (failed and retry_failed):
+                self.known.add(id)
+
+    def _end_line(self, lines: list[bytes]) -> list[bytes]:
+        """Ends a last line that is whole, or takes back one of ours that was cut short; nothing else is touched."""
+        try:
+            json.loads(lines[-1])
+        except ValueError:
+            if not lines[-1].startswith(_START[: len(lines[-1])]):
+                raise DataError(f"{self.path} is no file of knowledge; name another file") from None
+            os.ftruncate(self._file, os.fstat(self._file).st_size - len(lines[-1]))
+            return [*lines[:-1], b""]
+        self._ends = False
+        return [*lines, b""]
 
     def add(self, taught: Taught) -> None:
         """Writes a question's line; when this returns, no kill of the process can lose it.
@@ -103,7 +119,9 @@ class KnowledgeFile:
             "prompt_tokens": taught.usage.prompt_tokens,
             "completion_tokens": taught.usage.completion_tokens,
         }
-        line = json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+        line = json.dumps(row).encode() + b"\n"
+        if not self._ends:
+            line = b"\n" + line
         before = os.lseek(self._file, 0, os.SEEK_END)
         try:
             done = 0
@@ -115,7 +133,9 @@ class KnowledgeFile:
                 f"{self.path} could not be written: {error.strerror}. What it holds is kept: make room and give the same "
                 "command again"
             ) from None
+        self._ends = True
         self.known.add(taught.question.id)
+        (self.failed.discard if taught.error is None else self.failed.add)(taught.question.id)
 
     def close(self) -> None:
         """Lets the file go."""
@@ -136,9 +156,14 @@ def _digest(question: Question) -> str:
     return hashlib.sha256(question.question.encode("utf-8", "replace")).hexdigest()[:16]
 
 
+def _first_by_id(questions: Sequence[Question]) -> dict[int, Question]:
+    """Of the questions that share an id, the first: it is asked for all of them."""
+    return {question.id: question for question in reversed(questions)}
+
+
 def left_to_teach(questions: Sequence[Question], file: KnowledgeFile) -> list[Question]:
     """The questions that have no line yet; of those that share an id, the first."""
-    first = {question.id: question for question in reversed(questions)}
+    first = _first_by_id(questions)
     return [question for question in questions if first[question.id] is question and question.id not in file.known]
 
 
@@ -172,26 +197,36 @@ async def _teach(
 ) -> None:
     teacher = Teacher(options)
     waiting: Iterator[Question] = iter(questions)
-    failures = 0
+    # Failures of the server: written once it has served another question, so that an outage marks none as failed.
+    held: list[Taught] = []
+
+    def write(taught: Taught) -> None:
+        file.add(taught)
+        tell(taught)
 
     async def work() -> None:
-        nonlocal failures
         for question in waiting:
             usage = Usage()
             try:
                 taught = Taught(question, await teacher.rules(question.question, question.answer, usage), None, usage)
-                failures = 0
             except NoAnswerError as error:
-                failures = failures + 1 if error.from_server else 0
-                if failures >= _MOST_SERVER_FAILURES:
-                    raise TeacherError(f"{failures} questions failed one after another; the last: {error}") from None
                 taught = Taught(question, None, str(error), usage)
-            file.add(taught)
-            tell(taught)
+                if error.from_server:
+                    held.append(taught)
+                    if len(held) >= _MOST_SERVER_FAILURES:
+                        raise TeacherError(
+                            f"{len(held)} questions failed one after another; the last: {error}"
+                        ) from None
+                    continue
+            while held:
+                write(held.pop(0))
+            write(taught)
 
     workers = [asyncio.create_task(work()) for _ in range(max(1, min(concurrency, len(questions))))]
     try:
         await asyncio.gather(*workers)
+        while held:
+            write(held.pop(0))
     finally:
         for worker in workers:
             worker.cancel()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -17,6 +19,8 @@ _FORMATS: tuple[dict[str, Any] | None, ...] = (
     {"type": "json_object"},
     None,
 )
+_MOST_TOKENS = 1 << 40  # of any count that is believed
+_LONGEST_WAIT = 10.0  # seconds between two tries of the client
 _FATAL = (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError)
 
 
@@ -54,8 +58,10 @@ class Usage:
 
     def add(self, usage: Any) -> None:
         """Adds what a response reports; a server may report nothing."""
-        self.prompt_tokens += getattr(usage, "prompt_tokens", 0) or 0
-        self.completion_tokens += getattr(usage, "completion_tokens", 0) or 0
+        for name in ("prompt_tokens", "completion_tokens"):
+            count = getattr(usage, name, 0)
+            if isinstance(count, int) and not isinstance(count, bool) and 0 < count < _MOST_TOKENS:
+                setattr(self, name, getattr(self, name) + count)
 
     def cost(self, price_in: float, price_out: float) -> float:
         """At prices for a million tokens."""
@@ -66,7 +72,7 @@ class NoAnswerError(Exception):
     """A question has no usable answer; the message says why.
 
     Attributes:
-        from_server: whether the server failed, not the model.
+        from_server: whether the server failed or refused, not the model.
     """
 
     def __init__(self, message: str, *, from_server: bool) -> None:
@@ -84,6 +90,8 @@ class Teacher:
     def __init__(self, options: TeacherOptions) -> None:
         self._options = options
         self._format = 0
+        if options.base_url is not None:
+            _check_url(options.base_url)
         key = options.api_key or (None if options.base_url is None else _key_or_none())
         try:
             self._client = openai.AsyncOpenAI(
@@ -113,19 +121,13 @@ class Teacher:
         refused: openai.APIStatusError | None = None
         for place in range(self._format, len(_FORMATS)):
             try:
-                response = await self._client.chat.completions.create(
-                    model=self._options.model,
-                    messages=messages(question, solution),
-                    temperature=self._options.temperature,
-                    max_tokens=self._options.max_tokens,
-                    **({"response_format": _FORMATS[place]} if _FORMATS[place] else {}),
-                )
+                response = await asyncio.wait_for(self._create(question, solution, _FORMATS[place]), self._most_seconds)
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 refused = error  # perhaps for the form that was asked for
                 continue
             except _FATAL as error:
                 raise TeacherError(f"{self._where} refuses: {error.message}") from None
-            except openai.APITimeoutError:
+            except (openai.APITimeoutError, asyncio.TimeoutError):
                 raise NoAnswerError(
                     f"the server has not answered within {self._options.timeout:g} s", from_server=True
                 ) from None
@@ -140,18 +142,53 @@ class Teacher:
             if refused is not None:
                 self._format = place
             usage.add(getattr(response, "usage", None))
-            choices = getattr(response, "choices", None)
-            return choices[0].message.content if choices else None
+            return _text(response)
         assert refused is not None
-        raise NoAnswerError(f"the server refuses the question: {refused.message}", from_server=False)
+        raise NoAnswerError(f"the server refuses the question: {refused.message}", from_server=True)
+
+    async def _create(self, question: str, solution: str, form: dict[str, Any] | None) -> Any:
+        return await self._client.chat.completions.create(
+            model=self._options.model,
+            messages=messages(question, solution),
+            temperature=self._options.temperature,
+            max_tokens=self._options.max_tokens,
+            **({"response_format": form} if form else {}),
+        )
+
+    @property
+    def _most_seconds(self) -> float:
+        """For a request with its retries and waits. The client's own limit is for each piece of an answer."""
+        return (self._options.timeout + _LONGEST_WAIT) * (self._options.retries + 1)
 
     @property
     def _where(self) -> str:
-        return f"the server {self._client.base_url}"
+        url = self._client.base_url
+        return f"the server {url.scheme}://{url.host}{f':{url.port}' if url.port else ''}{url.path}"
 
     async def close(self) -> None:
         """Ends the connections."""
         await self._client.close()
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise TeacherError("the server's URL must be like http://localhost:8000/v1: scheme, host, port and path")
+
+
+def _text(response: Any) -> str | None:
+    """The text of a response's first choice, which some servers give in parts; None where there is none."""
+    choices = getattr(response, "choices", None)
+    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    content = getattr(message, "content", None)
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else getattr(part, "text", None) for part in content]
+        content = "".join(part for part in parts if isinstance(part, str))
+    return content if isinstance(content, str) else None
 
 
 def _key_or_none() -> str:

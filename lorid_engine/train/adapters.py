@@ -21,13 +21,13 @@ from lorid_engine.train.order import key64
 class ModuleAdapters:
     """One module's matrices of all roles, end to end: a [N R, I] and b_t [N R, O], float32 masters."""
 
-    def __init__(self, out_features: int, in_features: int, ranks: Sequence[int], scale: float, device: str) -> None:
+    def __init__(self, out_features: int, in_features: int, ranks: Sequence[int], scale: float) -> None:
         self.ranks = list(ranks)
         self._first = [sum(ranks[:slot]) for slot in range(len(ranks) + 1)]
-        self.a = torch.zeros(sum(ranks), in_features, device=device, requires_grad=True)
-        self.b_t = torch.zeros(sum(ranks), out_features, device=device, requires_grad=True)
-        self._rank_offset = torch.tensor(self._first, dtype=torch.int32, device=device)
-        self._scale = torch.full((len(ranks),), scale, dtype=torch.float32, device=device)
+        self.a = torch.zeros(sum(ranks), in_features, requires_grad=True)
+        self.b_t = torch.zeros(sum(ranks), out_features, requires_grad=True)
+        self._rank_offset = torch.tensor(self._first, dtype=torch.int32)
+        self._scale = torch.full((len(ranks),), scale, dtype=torch.float32)
         # Views of the masters, so that each role has an optimizer, and may end, by itself.
         self.shares = [(self._share(self.a, slot), self._share(self.b_t, slot)) for slot in range(len(ranks))]
 
@@ -71,7 +71,6 @@ class RoleAdapters:
         dropout: float,
         targets: Sequence[str],
         seed: int,
-        device: str = "cpu",
     ) -> None:
         shapes = {name.split(".")[1]: (name, shape) for name, shape in module_shapes(config).items()}
         if unknown := [target for target in targets if target not in shapes]:
@@ -85,7 +84,7 @@ class RoleAdapters:
         for layer in range(config.num_layers):
             for target in targets:
                 name, (out_features, in_features) = shapes[target]
-                module = ModuleAdapters(out_features, in_features, [rank] * len(roles), alpha / rank, device)
+                module = ModuleAdapters(out_features, in_features, [rank] * len(roles), alpha / rank)
                 self.modules[f"layers.{layer}.{name}"] = module
                 for role, (a, _) in zip(roles, module.shares, strict=True):
                     generator = torch.Generator().manual_seed(key64("A", seed, role, layer, target) >> 1)
@@ -137,8 +136,8 @@ class RoleAdapters:
         for name, module in self.modules.items():
             a, b_t = module.shares[slot]
             prefix = f"base_model.model.model.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = a.detach().cpu().to(dtype).contiguous()
-            tensors[f"{prefix}.lora_B.weight"] = b_t.detach().cpu().t().to(dtype).contiguous()
+            tensors[f"{prefix}.lora_A.weight"] = a.detach().to(dtype).contiguous()
+            tensors[f"{prefix}.lora_B.weight"] = b_t.detach().t().to(dtype).contiguous()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             new = folder / "adapter_model.safetensors.new"

@@ -28,11 +28,13 @@ class Example:
 
     Attributes:
         index: the question's row in the data, from 0.
+        id: of its knowledge; rewrites of one question share it.
         tokens: int32, the prompt's, then the target's, which end with a stop token.
         prompt: how many of them are the prompt's.
     """
 
     index: int
+    id: int
     tokens: np.ndarray
     prompt: int
 
@@ -107,7 +109,17 @@ def read_questions(data: Path, skipped: list[str] | None = None) -> list[Questio
     Raises:
         DataError: no such file, or a bad row, named by its line.
     """
-    return list(_rows(data, _read_question, skipped))
+    named: list[bool] = []  # whether the rows have ids of their own: the first one decides
+
+    def read(number: int, row: dict[str, Any]) -> Question:
+        question = _read_question(number, row)
+        if not named:
+            named.append("id" in row)
+        if named[0] != ("id" in row):
+            raise _RowError("some rows have an id and others have none, which could be the same as a line number")
+        return question
+
+    return list(_rows(data, read, skipped))
 
 
 def read_training_set(
@@ -146,7 +158,13 @@ def read_training_set(
     examples: dict[str, list[Example]] = {role: [] for role in roles}
     too_long = dict.fromkeys(roles, 0)
     for question in questions:
-        answer = _MARKS.sub("", question.answer) if drop_marks else question.answer
+        answer = _MARKS.sub("", question.answer).strip() if drop_marks else question.answer
+        if not answer:
+            wrong = f"{data}, line {question.index + 1}: its answer has nothing but calculator marks"
+            if not skip_bad:
+                raise DataError(f"{wrong}. Mend it, or leave such rows out with --skip-bad")
+            skipped.append(wrong)
+            continue
         text = numbered_rules(rules[question.id]) if question.id in rules else None
         for role in roles:
             if role != "ir" and text is None:
@@ -170,7 +188,7 @@ def _example(
     values = {"question": question.question, "knowledge": knowledge or ""}
     prompt = form.prompts[role].encode(tokenizer, **values)
     tokens = [*prompt, *tokenizer.encode_plain(target), form.stop_id]
-    return Example(question.index, np.array(tokens, np.int32), len(prompt))
+    return Example(question.index, question.id, np.array(tokens, np.int32), len(prompt))
 
 
 def _rows(path: Path, read: Callable[[int, dict[str, Any]], Any], skipped: list[str] | None) -> Iterator[Any]:

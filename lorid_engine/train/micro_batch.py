@@ -51,7 +51,7 @@ class MicroBatch:
     label_slot: torch.Tensor
 
     @classmethod
-    def of(cls, sequences: Sequence[TrainingSequence], device: str = "cpu") -> MicroBatch:
+    def of(cls, sequences: Sequence[TrainingSequence]) -> MicroBatch:
         """Lays out sequences."""
         ordered = sorted(sequences, key=lambda sequence: sequence.slot)
         lengths = np.array([sequence.example.rows for sequence in ordered])
@@ -68,14 +68,14 @@ class MicroBatch:
         target_row = np.concatenate(targets)
 
         def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values).astype(np.int64, copy=False)).to(device)
+            return torch.from_numpy(np.ascontiguousarray(values).astype(np.int64, copy=False))
 
         return cls(
             tokens=tensor(np.concatenate([sequence.example.tokens[:-1] for sequence in ordered])),
             positions=tensor(positions),
-            plan=SegmentPlan.from_slots(slots[owner].tolist(), device),
+            plan=SegmentPlan.from_slots(slots[owner].tolist()),
             dropout_key=tensor(_mix(keys[owner] + positions.astype(np.uint64) * _STEP).view(np.int64)),
-            seq_offset=torch.from_numpy(offset.astype(np.int32)).to(device),
+            seq_offset=torch.from_numpy(offset.astype(np.int32)),
             target_row=tensor(target_row),
             label=tensor(np.concatenate(labels)),
             label_slot=tensor(slots[owner[target_row]]),

@@ -25,16 +25,16 @@ class Processes:
     size: int = 1
 
     @classmethod
-    def join(cls, device: str) -> Processes:
+    def join(cls) -> Processes:
         """Joins those that torchrun started; without torchrun there is this one.
 
         Raises:
             ConfigError: they do not find each other.
         """
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if os.environ.get("WORLD_SIZE", "1") == "1":
             return cls()
         try:
-            distributed.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+            distributed.init_process_group("gloo")
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"the processes of this run do not find each other: {error}; start it by torchrun"
@@ -53,6 +53,18 @@ class Processes:
         distributed.all_reduce(flat)
         for tensor, part in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.copy_(part.view_as(tensor))
+
+    def any(self, flag: bool) -> bool:
+        """Whether any process says so: all must do the same."""
+        flags = torch.tensor([float(flag)])
+        self.add_up([flags])
+        return bool(flags[0])
+
+    def agree(self, number: int) -> bool:
+        """Whether all have the same number."""
+        total = torch.tensor([number])
+        self.add_up([total])
+        return not self.any(int(total[0]) != number * self.size)
 
     def wait(self) -> None:
         """Until all are here."""

@@ -82,11 +82,11 @@ class Progress(Protocol):
         """Anything else."""
 
 
-def training_dtype(name: str, device: str) -> torch.dtype:
+def training_dtype(name: str) -> torch.dtype:
     """The dtype of base and activations: bfloat16 where the machine multiplies it, unless another is named."""
     if name != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    fast = device.startswith("cuda") or (cpu.why_not() is None and cpu.extension().active_isa() == "avx512bf16")
+    fast = cpu.why_not() is None and cpu.extension().active_isa() == "avx512bf16"
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -96,7 +96,6 @@ def train(
     progress: Progress,
     *,
     dtype: torch.dtype = torch.float32,
-    device: str = "cpu",
     drop_marks: bool = False,
     skip_bad: bool = False,
     save_every: float = 300.0,
@@ -117,11 +116,11 @@ def train(
         TrainingError: a loss is not a number; the examples of the step are written to training/failed-step.jsonl.
         KeyboardInterrupt: at Ctrl-C, after the step and a checkpoint.
     """
-    processes = Processes.join(device)
+    processes = Processes.join()
     try:
         folder = files.out / "training"
         with _owned(folder) if processes.rank == 0 else _nothing():
-            run = _Run(files, options, progress, processes, dtype, device, drop_marks, skip_bad, folder)
+            run = _Run(files, options, progress, processes, dtype, drop_marks, skip_bad, folder)
             return run.go(save_every, about or {})
     finally:
         processes.leave()
@@ -135,7 +134,6 @@ class _Run:
         progress: Progress,
         processes: Processes,
         dtype: torch.dtype,
-        device: str,
         drop_marks: bool,
         skip_bad: bool,
         folder: Path,
@@ -159,7 +157,7 @@ class _Run:
             "prompts": {role: prompts[role].text for role in options.roles},
         }
         self._settings = json.loads(json.dumps(self._settings))
-        self._compare_settings()
+        self._look_at_folder()
         found = read_training_set(
             files.data,
             files.knowledge,
@@ -170,6 +168,7 @@ class _Run:
             drop_marks=drop_marks,
             skip_bad=skip_bad,
         )
+        _check_tokens(found, config.vocab_size)
         examples, self._held_out = _hold_out(found, options)
         self._adapters = RoleAdapters(
             config,
@@ -179,28 +178,35 @@ class _Run:
             dropout=options.dropout,
             targets=options.targets,
             seed=options.seed,
-            device=device,
         )
         if files.start is not None:
             for slot, role in enumerate(options.roles):
                 self._adapters.load(slot, files.start / role)
-        weights = load_llama(
-            Checkpoint(files.base), config, torch.bfloat16, lambda w, b: plain_linear(w.to(device, dtype), b)
-        )
-        self._trainer = Trainer(config, weights, self._adapters, examples, options, processes, device)
-        if (kept := self._checkpoints.load()) is not None:
+        weights = load_llama(Checkpoint(files.base), config, torch.bfloat16, lambda w, b: plain_linear(w.to(dtype), b))
+        self._trainer = Trainer(config, weights, self._adapters, examples, options, processes)
+        kept = self._checkpoints.load()
+        if not processes.agree(0 if kept is None else kept[0]):
+            raise TrainingError(
+                f"the processes see different checkpoints; {files.out} must be one folder for all of them"
+            )
+        if kept is not None:
             self._trainer.restore(*kept)
         self._log = _Log(folder, self._trainer.steps_done) if processes.rank == 0 else None
         held = max((len(each) for each in self._held_out.values()), default=0)
         progress.begin(found, held, self._trainer.steps_done, self._trainer.steps)
 
-    def _compare_settings(self) -> None:
+    def _look_at_folder(self) -> None:
+        """Refuses a folder of other adapters, or of a run with other settings."""
         path = self._folder / "settings.json"
-        if path.exists() and self._checkpoints.found:  # before the first checkpoint there is nothing to lose
+        if self._checkpoints.found:  # before the first one there is nothing to lose
             try:
                 before = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError) as error:
-                raise DataError(f"{path} cannot be read: {error}") from None
+                if not isinstance(before, dict):
+                    raise ValueError("no JSON object")
+            except (OSError, ValueError, RecursionError) as error:
+                raise DataError(
+                    f"the settings of the run in {self._files.out} cannot be read from {path}: {error}"
+                ) from None
             for name, value in self._settings.items():
                 if before.get(name) != value:
                     was, now = (f"{each!r}"[:200] for each in (before.get(name), value))
@@ -209,12 +215,18 @@ class _Run:
                         f"{self._files.out} holds a run with {name} {was}; this command has {now}. "
                         "Use the same settings, or name another folder"
                     )
-        elif self._processes.rank == 0:
+            return
+        if taken := [name for name in ("pack.toml", *ROLES) if (self._files.out / name).exists()]:
+            raise DataError(f"{self._files.out} has {', '.join(taken)} that this run did not make; name another folder")
+        if self._processes.rank == 0:
             _write(path, json.dumps(self._settings, indent=2))
 
     def go(self, save_every: float, about: Mapping[str, Any]) -> dict[str, Any]:
         trainer = self._trainer
         start, saved, tokens, first = time.perf_counter(), time.monotonic(), 0, trainer.steps_done
+        missing = self._log is not None and not self._log.has_held_out(first)
+        if self._at_epoch_end() and self._processes.any(missing):
+            self._evaluate()  # an interrupt came between the step and its evaluation
         with _interrupts() as interrupted:
             while trainer.steps_done < trainer.steps:
                 try:
@@ -224,13 +236,12 @@ class _Run:
                 tokens += report.tokens
                 self._add({"record": "step", **asdict(report)})
                 self._progress.step(report)
-                at_end = trainer.steps_done == trainer.steps or trainer.steps_done % trainer.steps_per_epoch == 0
-                stop = self._any(interrupted.is_set())
-                if at_end and not stop:
-                    self._evaluate()
-                if at_end or stop or self._any(time.monotonic() - saved >= save_every):
+                stop = self._processes.any(interrupted.is_set())
+                if self._at_epoch_end() or stop or self._processes.any(time.monotonic() - saved >= save_every):
                     self._save()
                     saved = time.monotonic()
+                if self._at_epoch_end() and not stop:
+                    self._evaluate()
                 if stop:
                     self._progress.say(
                         f"Interrupted at step {trainer.steps_done}; the same command goes on from there."
@@ -238,11 +249,9 @@ class _Run:
                     raise KeyboardInterrupt
         return self._finish(about, tokens, trainer.steps_done - first, time.perf_counter() - start)
 
-    def _any(self, flag: bool) -> bool:
-        """Whether any process says so: all must do the same."""
-        flags = torch.tensor([float(flag)])
-        self._processes.add_up([flags])
-        return bool(flags[0])
+    def _at_epoch_end(self) -> bool:
+        done = self._trainer.steps_done
+        return done > 0 and (done == self._trainer.steps or done % self._trainer.steps_per_epoch == 0)
 
     def _add(self, record: Mapping[str, Any]) -> None:
         if self._log is not None:
@@ -271,8 +280,8 @@ class _Run:
                 for example in examples
             ]
             _write(path, "\n".join(lines) + "\n")
-            if self._trainer.steps_done:  # the step changed nothing
-                self._save()
+        if self._trainer.steps_done:  # the step changed nothing
+            self._save()
         return TrainingError(f"{error}. Its examples are in {path}")
 
     def _finish(self, about: Mapping[str, Any], tokens: int, steps: int, seconds: float) -> dict[str, Any]:
@@ -282,7 +291,7 @@ class _Run:
             for slot, role in enumerate(self._options.roles):
                 self._adapters.save(slot, out / role, base)
             is_pack = all((out / role / "adapter_config.json").is_file() for role in ROLES)
-            if is_pack:
+            if is_pack and not (out / "pack.toml").exists():  # its user may have edited it
                 manifest = first_manifest(out.resolve().name, self._files.base_entry, self._form)
                 _write(out / "pack.toml", tomli_w.dumps(manifest))
             losses, held_out = self._log.lines()
@@ -300,7 +309,8 @@ class _Run:
                     "tokens_per_second": tokens / seconds,
                 },
             }
-            _write(self._folder / "summary.json", json.dumps(summary, indent=2))
+            if steps or not (self._folder / "summary.json").exists():
+                _write(self._folder / "summary.json", json.dumps(summary, indent=2))
             lines = {role: _thin(*line) for role, line in losses.items()}
             lines |= {f"{role}, held out": _thin(*line) for role, line in held_out.items()}
             _write(self._folder / "loss.svg", line_svg(lines, "steps", "loss"))
@@ -337,7 +347,14 @@ class _Log:
             raise DataError(f"the log {self._path} could not be written: {error.strerror}") from None
 
     def flush(self) -> None:
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise DataError(f"the log {self._path} could not be written: {error.strerror}") from None
+
+    def has_held_out(self, step: int) -> bool:
+        """Whether there is an evaluation after so many steps."""
+        return any(record["record"] == "held_out" and record["step"] == step for record in self._records)
 
     def lines(self) -> tuple[dict[str, tuple[list[int], list[float]]], dict[str, tuple[list[int], list[float]]]]:
         """Steps and losses by role: of the steps, and of what was held out."""
@@ -360,19 +377,30 @@ def _thin(steps: list[int], losses: list[float]) -> tuple[list[float], list[floa
 def _hold_out(
     found: TrainingSet, options: TrainingOptions
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
-    """Examples to be trained on, and those of some questions that no role is trained on."""
-    questions = sorted({example.index for examples in found.examples.values() for example in examples})
+    """Examples to be trained on, and those of some questions that no role is trained on, in no wording."""
+    questions = sorted({example.id for examples in found.examples.values() for example in examples})
     if options.held_out >= len(questions):
         raise ConfigError(f"{options.held_out} of {len(questions)} questions cannot be held out; lower --held-out")
     random = np.random.Generator(np.random.Philox(key=key64("held out", options.seed)))
     held = set(random.permutation(questions)[: options.held_out].tolist())
     kept, apart = (
-        {role: [e for e in examples if (e.index in held) == out] for role, examples in found.examples.items()}
+        {role: [e for e in examples if (e.id in held) == out] for role, examples in found.examples.items()}
         for out in (False, True)
     )
     if empty := [role for role, examples in kept.items() if not examples]:
         raise ConfigError(f"no example of {empty[0]} is left to train on; lower --held-out")
     return kept, apart
+
+
+def _check_tokens(found: TrainingSet, vocabulary: int) -> None:
+    """Raises DataError if the tokenizer has tokens that the base has not."""
+    for role, examples in found.examples.items():
+        for example in examples:
+            if (largest := int(example.tokens.max())) >= vocabulary:
+                raise DataError(
+                    f"the base has {vocabulary} tokens, but its tokenizer gives token {largest} in row {example.index + 1} "
+                    f"for {role}: base and tokenizer do not fit together"
+                )
 
 
 def _stop_id(tokenizer: Tokenizer, stop: tuple[str, ...]) -> int:
@@ -395,8 +423,8 @@ def _write(path: Path, text: str) -> None:
         new = path.with_name(f".{path.name}.new")
         new.write_text(text, encoding="utf-8")
         os.replace(new, path)
-    except OSError as error:
-        raise DataError(f"{path} could not be written: {error.strerror}") from None
+    except (OSError, UnicodeEncodeError) as error:
+        raise DataError(f"{path} could not be written: {error}") from None
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class _Role:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
-        warm = round(options.warmup * self.order.steps)
+        warm = math.ceil(options.warmup * self.order.steps)
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warm, self.order.steps)
 
     def batch(self, step: int) -> list[Example]:
@@ -95,13 +96,12 @@ class Trainer:
         examples: Mapping[str, Sequence[Example]],
         options: TrainingOptions,
         processes: Processes | None = None,
-        device: str = "cpu",
     ) -> None:
         self._config, self._weights, self._adapters, self._options = config, weights, adapters, options
-        self._processes, self._device = processes or Processes(), device
+        self._processes = processes or Processes()
         self._roles = [_Role(name, slot, examples[name], adapters, options) for slot, name in enumerate(adapters.roles)]
-        longest = max(len(example.tokens) for role in examples.values() for example in role)
-        self._angles = Angles(*(t.to(device) for t in config.rotary.tables(config.head_dim, longest)))
+        positions = min(options.max_tokens, config.max_positions)
+        self._angles = Angles(*config.rotary.tables(config.head_dim, positions))
         self.steps_done = 0
 
     @property
@@ -135,7 +135,7 @@ class Trainer:
         sequences = self.sequences(self.steps_done)
         active = [role for role in self._roles if self.steps_done < role.order.steps]
         self._adapters.zero_gradients()
-        losses = torch.zeros(len(self._roles), device=self._device)
+        losses = torch.zeros(len(self._roles))
         for part in self._losses(sequences, self._options.dropout):
             part.sum().backward()
             losses += part.detach()
@@ -179,7 +179,7 @@ class Trainer:
         ]
         if not sequences:
             return {}
-        losses = torch.zeros(len(self._roles), device=self._device)
+        losses = torch.zeros(len(self._roles))
         with torch.no_grad():
             for part in self._losses(sequences, 0.0):
                 losses += part
@@ -191,10 +191,10 @@ class Trainer:
         counts = torch.zeros(len(self._roles))
         for sequence in sequences:
             counts[sequence.slot] += sequence.example.targets
-        weight = (1 / counts.clamp(min=1)).to(self._device)
+        weight = 1 / counts.clamp(min=1)
         passes = split_step(sequences, self._options.rows_per_pass)
         for place in self._processes.mine(len(passes)):
-            batch = MicroBatch.of(passes[place], self._device)
+            batch = MicroBatch.of(passes[place])
             ops = TrainingOps(self._config, self._adapters, batch, self._angles, dropout)
             recompute = self._options.recompute and torch.is_grad_enabled()
             features = target_features(ops, self._weights, recompute=recompute)
@@ -228,8 +228,8 @@ class Trainer:
                 parameter.data.copy_(tensors[names[0]])
                 role.optimizer.state[parameter] = {
                     "step": torch.tensor(float(done)),
-                    "exp_avg": tensors[names[1]].to(parameter.device, copy=True),
-                    "exp_avg_sq": tensors[names[2]].to(parameter.device, copy=True),
+                    "exp_avg": tensors[names[1]].clone(),
+                    "exp_avg_sq": tensors[names[2]].clone(),
                 }
             rates = [
                 base * rate(done) for base, rate in zip(role.schedule.base_lrs, role.schedule.lr_lambdas, strict=True)

@@ -74,6 +74,8 @@ class TestDropout:
         assert abs(float((y == 0).float().mean()) - 0.1) < 0.002
         assert abs(float(y.mean()) - 1) < 0.003
         assert torch.equal(lora_dropout(torch.ones(3, 9), random_keys(3), 0, 0.0), torch.ones(3, 9))
+        most = lora_dropout(torch.ones(2000, 1000), random_keys(2000), 0, 1 - 1e-7)
+        assert set(most.unique().tolist()) == {0.0, 65536.0} and abs(float(most.mean()) - 1) < 0.6
 
     def test_what_is_dropped_is_zero_even_if_it_is_nan(self, isa: str) -> None:
         x = torch.full((20, 64), float("nan"))
@@ -224,6 +226,8 @@ class TestPackedAttention:
         ("change", "says"),
         [
             ({"num_heads": 3}, "columns"),
+            ({"num_heads": 0}, "columns"),
+            ({"num_heads": -4}, "columns"),
             ({"seq_offset": torch.tensor([0, 3], dtype=torch.int32)}, "rise from 0 to T = 4"),
             ({"cos": torch.ones(4, 8)}, "both be given"),
             ({"window": -1}, "window"),

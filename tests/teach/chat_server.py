@@ -44,6 +44,11 @@ def serve(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[str]:
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
+            if b"fault:drips" in json.dumps(request).encode():
+                for _ in range(200):  # no piece is late, but the whole never comes
+                    self.wfile.write(b" ")
+                    self.wfile.flush()
+                    time.sleep(0.2)
             self.wfile.write(data)
 
         def log_message(self, *_: object) -> None:
@@ -96,6 +101,10 @@ class Faults:
             return 401, {"error": {"message": "wrong key"}}
         if fault == "nojson":
             return 200, b"<html>"
+        if fault == "nomessage":
+            return 200, {**completion(""), "choices": [{"index": 0, "message": None}]}
+        if fault == "nullchoice":
+            return 200, {**completion(""), "choices": [None], "usage": {"prompt_tokens": "12"}}
         if fault == "nochoice":
             return 200, {**completion(""), "choices": []}
         texts = {
@@ -105,6 +114,9 @@ class Faults:
             "norules": '{"rules": []}',
             "wrong": '{"rules": "Add all."}',
             "deep": '{"rules": ' + "[" * 100_000,
+            "braces": f"We use \\frac{{1}}{{2}} {{x}}. {GOOD}",
+            "parts": [{"type": "text", "text": GOOD[:20]}, {"type": "text", "text": GOOD[20:]}],
+            "number": 5,
             "fenced": f"Here they are:\n```json\n{GOOD}\n```\nGood luck!",
         }
         if fault == "once" and count == 1:

@@ -65,6 +65,11 @@ FAULTS = {
     "500": True,
     "once": True,
     "fenced": True,
+    "braces": True,
+    "parts": True,
+    "number": False,
+    "nomessage": False,
+    "nullchoice": False,
     "broken": False,
     "empty": False,
     "null": False,
@@ -91,7 +96,7 @@ def test_every_fault_ends_in_rules_or_in_a_failed_line(tmp_path: Path, capsys: p
     assert faults.asked["broken"] == faults.asked["once"] == 2
     assert faults.asked["always500"] == 3  # the first, and two retries
     said = capsys.readouterr().err
-    assert "17 questions, 11 failed" in said and "at these prices" in said
+    assert "22 questions, 14 failed" in said and "at these prices" in said
     paid = sum(row["prompt_tokens"] for row in found.values())
     assert f"{paid} tokens in" in said and f"{paid / 100:.2f} at these prices" in said
 
@@ -173,6 +178,7 @@ def test_rewrites_of_a_question_are_asked_for_once(tmp_path: Path) -> None:
     data.write_text("".join(json.dumps({"id": 7, "question": f"Q{n}", "answer": "A"}) + "\n" for n in range(3)))
     with serve(faults) as url:
         assert run(url, data, tmp_path / "out.jsonl") == 0
+        assert run(url, data, tmp_path / "out.jsonl") == 0
     assert len(faults.requests) == 1 and sorted(rows(tmp_path / "out.jsonl")) == [7]
 
 
@@ -182,6 +188,7 @@ def test_rewrites_of_a_question_are_asked_for_once(tmp_path: Path) -> None:
         ('{"id": 9, "knowledge": ["a"]}', "line 1"),
         ('{"id": 0}', "line 1"),
         ("nonsense", "line 1"),
+        ('{"precious": true}', "line 1"),
         ('{"id": 0, "knowledge": ["a"], "question_sha256": "0"}', "another question"),
     ],
 )
@@ -191,6 +198,52 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, line: str, says:
     with pytest.raises(DataError, match=says):
         KnowledgeFile(out, read_questions(data))
     assert out.read_text() == line + "\n"
+
+
+@pytest.mark.parametrize("tail", ["precious", '{"precious": 1', '{"precious": 1}', '{"id": 5, "knowledge": ["a"]}'])
+def test_a_last_line_that_is_not_ours_is_left_alone(tmp_path: Path, tail: str) -> None:
+    data, out = write_data(tmp_path / "data.jsonl", ["none"]), tmp_path / "out.jsonl"
+    out.write_text(tail)
+    with pytest.raises(DataError, match="name another file"):
+        KnowledgeFile(out, read_questions(data))
+    assert out.read_text() == tail
+
+
+def test_a_last_line_without_an_end_is_kept(tmp_path: Path) -> None:
+    data, out = write_data(tmp_path / "data.jsonl", ["none", "none"]), tmp_path / "out.jsonl"
+    out.write_text('{"id": 0, "knowledge": ["mine"]}')
+    with serve(Faults()) as url:
+        assert run(url, data, out) == 0
+    assert rows(out)[0]["knowledge"] == ["mine"] and "knowledge" in rows(out)[1]
+
+
+def test_a_server_that_drips_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lorid_engine.teach.teacher._LONGEST_WAIT", 0.5)
+    data, out = write_data(tmp_path / "data.jsonl", ["drips", "none"]), tmp_path / "out.jsonl"
+    with serve(Faults()) as url:
+        assert run(url, data, out, "--retries", "0", "--concurrency", "1") == 0
+    assert "has not answered" in rows(out)[0]["error"] and "knowledge" in rows(out)[1]
+
+
+def test_an_outage_marks_no_question_as_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, out = write_data(tmp_path / "data.jsonl", ["none"] * 2 + ["400"] * 12), tmp_path / "out.jsonl"
+    with serve(Faults()) as url:
+        assert run(url, data, out, "--concurrency", "1") == 2
+    assert sorted(rows(out)) == [0, 1]
+    capsys.readouterr()
+
+
+@pytest.mark.parametrize("url", ["foo", "http://[::1", "http://localhost:99999999", "ftp://localhost/v1", "http:///v1"])
+def test_urls_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str) -> None:
+    assert run(url, write_data(tmp_path / "data.jsonl", ["none"]), tmp_path / "out.jsonl") == 2
+    assert "must be like http://localhost:8000/v1" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_password_in_a_url_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "http://bob:hunter2@127.0.0.1:9/v1"
+    assert run(url, write_data(tmp_path / "data.jsonl", ["none"]), tmp_path / "out.jsonl") == 2
+    said = capsys.readouterr().err
+    assert "does not answer" in said and "hunter2" not in said
 
 
 def test_our_own_engine_serves(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def test_losses_follow_pefts_curve(tmp_path: Path) -> None:
         parameters = [p for p in model.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(parameters, lr=options.learning_rate, weight_decay=options.weight_decay)
         order = ExampleOrder([len(e.tokens) for e in examples[role]], 3, options.epochs, options.seed, role)
-        schedule = get_cosine_schedule_with_warmup(optimizer, round(options.warmup * order.steps), order.steps)
+        schedule = get_cosine_schedule_with_warmup(optimizer, math.ceil(options.warmup * order.steps), order.steps)
         theirs = []
         for step in range(order.steps):
             loss = peft_loss(model, [examples[role][i] for i in order.batch(step)])

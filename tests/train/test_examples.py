@@ -74,6 +74,13 @@ def test_marks_can_be_left_out(tmp_path: Path) -> None:
     assert texts(read(tmp_path, drop_marks=True), "ir")[0][1] == "2+3=5\n#### 5"
 
 
+def test_an_answer_of_marks_alone_is_named(tmp_path: Path) -> None:
+    data = [*QUESTIONS, {"question": "Q", "answer": "<<1+1=2>>"}]
+    with pytest.raises(DataError, match="line 4: its answer has nothing but"):
+        read(tmp_path, data, drop_marks=True)
+    assert len(read(tmp_path, data, drop_marks=True, skip_bad=True).skipped) == 1
+
+
 def test_rewrites_share_the_knowledge_of_their_id(tmp_path: Path) -> None:
     data = [{"id": 40, "question": f"Q{n}", "answer": "A"} for n in range(3)]
     assert len(read(tmp_path, data, [{"id": 40, "knowledge": ["x"]}]).examples["kg"]) == 3
@@ -97,6 +104,7 @@ def test_long_examples_are_counted_and_none_is_cut(tmp_path: Path) -> None:
         ({"id": -1, "question": "Q", "answer": "A"}, "line 2: its id"),
         ({"id": True, "question": "Q", "answer": "A"}, "line 2: its id"),
         ("[" * 100_000, "line 2: it is not JSON"),
+        ({"id": 0, "question": "Q", "answer": "A"}, "line 2: some rows have an id"),
     ],
 )
 def test_bad_questions_are_named_or_left_out(tmp_path: Path, row: object, says: str) -> None:

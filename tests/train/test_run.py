@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from lorid_engine.cli import main
 from lorid_engine.solver import Solver
 from lorid_engine.train import checkpoints, trainer
-from tiny_models import reference_model
+from tiny_models import reference_model, save_llama
 from tiny_pack import make_pack
 
 ROLES = ("ir", "kg", "dr")
@@ -53,6 +53,11 @@ def command(place: Path, out: Path, *more: str) -> list[str]:
         "200",
     ]
     return ["train", *files, *small, "--knowledge", str(place / "knowledge.jsonl"), *more]
+
+
+def without_knowledge(arguments: list[str]) -> list[str]:
+    place = arguments.index("--knowledge")
+    return [*arguments[:place], *arguments[place + 2 :], "--roles", "ir"]
 
 
 def adapters(out: Path) -> dict[str, torch.Tensor]:
@@ -213,6 +218,82 @@ def test_two_processes_have_the_losses_of_one(place: Path, whole: Path, tmp_path
     assert done.stderr.count("Examples:") == 1
 
 
+def test_ctrl_c_at_the_end_of_an_epoch_loses_no_evaluation(
+    place: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, step = tmp_path / "pack", trainer.Trainer.step
+
+    def interrupted(self: trainer.Trainer) -> trainer.StepReport:
+        if self.steps_done == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "step", interrupted)
+        assert main(command(place, out)) == 130
+    assert main(command(place, out)) == 0
+    assert same_run(out, whole)
+    kinds = [[(r["record"], r["step"], r["loss"]) for r in log(each)] for each in (out, whole)]
+    assert kinds[0] == kinds[1]
+
+
+def test_a_held_out_example_may_be_the_longest(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"question": "Q" * (100 if n == 3 else 1), "answer": "A"} for n in range(8)]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    for seed in range(4):
+        arguments = without_knowledge(command(place, tmp_path / str(seed), "--data", str(data), "--held-out", "4"))
+        assert main([*arguments, "--seed", str(seed), "--max-steps", "1"]) == 0
+
+
+def test_wordings_of_a_question_are_held_out_together(place: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_text("".join(json.dumps({"id": n // 5, "question": f"Q{n}", "answer": "A"}) + "\n" for n in range(20)))
+    out = tmp_path / "pack"
+    arguments = command(place, out, "--data", str(data), "--held-out", "3", "--batch-size", "5")
+    assert main(without_knowledge(arguments)) == 0
+    assert len(losses(out)) == 2  # one id of four is left, with five wordings: a step an epoch
+
+
+def test_what_is_in_the_folder_is_not_overwritten(
+    place: Path, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "pack.toml").write_text("mine")
+    assert main(command(place, tmp_path)) == 2
+    assert "has pack.toml that this run did not make" in capsys.readouterr().err
+    assert (tmp_path / "pack.toml").read_text() == "mine"
+    edited = (whole / "pack.toml").read_text() + "\n# edited\n"
+    (whole / "pack.toml").write_text(edited)
+    summary = (whole / "training" / "summary.json").read_text()
+    assert main(command(place, whole)) == 0  # nothing is left to train
+    assert (whole / "pack.toml").read_text() == edited
+    assert (whole / "training" / "summary.json").read_text() == summary
+
+
+def test_a_base_with_fewer_tokens_than_its_tokenizer_is_named(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_llama(tmp_path / "base", vocab=100)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "base" / name).write_bytes((place / "base" / name).read_bytes())
+    assert main([*command(place, tmp_path / "pack"), "--base", str(tmp_path / "base")]) == 2
+    assert "the base has 100 tokens, but its tokenizer gives token" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("settings", ["[]", "{", None])
+def test_settings_that_cannot_be_read(
+    place: Path, whole: Path, capsys: pytest.CaptureFixture[str], settings: str | None
+) -> None:
+    path = whole / "training" / "settings.json"
+    before = path.read_text()
+    try:
+        path.unlink() if settings is None else path.write_text(settings)
+        assert main(command(place, whole)) == 2
+    finally:
+        path.write_text(before)
+    assert "settings of the run" in capsys.readouterr().err
+
+
 def test_one_role_leaves_an_adapter_and_no_pack(place: Path, whole: Path, tmp_path: Path) -> None:
     """The same adapter, to rounding, as beside the others."""
     out = tmp_path / "pack"
@@ -276,7 +357,6 @@ def test_another_base_is_refused_where_a_run_is_kept(
         (["--dropout", "1"], "dropout must be"),
         (["--max-tokens", "20"], "longer than 20 tokens"),
         (["--data", "/nowhere"], "there is no such file"),
-        (["--device", "tpu"], "must be cpu or cuda"),
         (["--rank", "0"], "--rank"),
     ],
 )

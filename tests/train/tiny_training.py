@@ -34,7 +34,7 @@ def random_examples(
         for index in range(count):
             length = int(random.integers(3, longest))
             tokens = random.integers(3, vocabulary, length).astype(np.int32)
-            examples[role].append(Example(index, tokens, int(random.integers(1, length))))
+            examples[role].append(Example(index, index, tokens, int(random.integers(1, length))))
     return examples
 
 
