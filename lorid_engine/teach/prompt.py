@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 _MOST_RULES = 8
-_MOST_CHARACTERS = 400  # of a rule
+_MOST_CHARACTERS, _LEAST_LETTERS = 400, 4  # of a rule
 _MOST_BRACES = 50  # that are tried as the beginning of an answer
 
 SYSTEM = """\
@@ -65,6 +65,8 @@ def read_rules(text: str | None) -> list[str]:
     rules = [rule for rule in rules if rule]
     if not rules:
         raise ValueError("the answer has no rules")
+    if any(sum(character.isalpha() for character in rule) < _LEAST_LETTERS for rule in rules):
+        raise ValueError("one of the answer's rules is no sentence")
     if len(rules) > _MOST_RULES or max(map(len, rules)) > _MOST_CHARACTERS:
         raise ValueError(
             f"the answer has more than {_MOST_RULES} rules, or one of more than {_MOST_CHARACTERS} characters"

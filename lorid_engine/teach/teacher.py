@@ -89,7 +89,7 @@ class Teacher:
 
     def __init__(self, options: TeacherOptions) -> None:
         self._options = options
-        self._format = 0
+        self._format, self._knows_format = 0, False
         if options.base_url is not None:
             _check_url(options.base_url)
         key = options.api_key or (None if options.base_url is None else _key_or_none())
@@ -122,9 +122,6 @@ class Teacher:
         for place in range(self._format, len(_FORMATS)):
             try:
                 response = await asyncio.wait_for(self._create(question, solution, _FORMATS[place]), self._most_seconds)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused = error  # perhaps for the form that was asked for
-                continue
             except _FATAL as error:
                 raise TeacherError(f"{self._where} refuses: {error.message}") from None
             except (openai.APITimeoutError, asyncio.TimeoutError):
@@ -134,20 +131,33 @@ class Teacher:
             except openai.APIConnectionError as error:
                 raise TeacherError(f"{self._where} does not answer: {error.message}") from None
             except openai.APIStatusError as error:
+                if _may_be_for_form(error):
+                    refused = error
+                    continue
                 raise NoAnswerError(
                     f"the server answers {error.status_code}: {error.message}", from_server=True
                 ) from None
             except (openai.OpenAIError, ValueError) as error:  # no JSON, or not of this interface
                 raise NoAnswerError(f"the server's answer cannot be read: {error}", from_server=True) from None
-            if refused is not None:
-                self._format = place
+            self._format, self._knows_format = place, True
             usage.add(getattr(response, "usage", None))
             return _text(response)
         assert refused is not None
         raise NoAnswerError(f"the server refuses the question: {refused.message}", from_server=True)
 
     async def _create(self, question: str, solution: str, form: dict[str, Any] | None) -> Any:
-        return await self._client.chat.completions.create(
+        if (
+            form and not self._knows_format
+        ):  # some servers answer 500 to a form that they do not have: no use in retrying
+            try:
+                return await self._send(self._client.with_options(max_retries=0), question, solution, form)
+            except (openai.RateLimitError, openai.InternalServerError, openai.APIConnectionError) as error:
+                if isinstance(error, openai.APIStatusError) and _may_be_for_form(error):
+                    raise
+        return await self._send(self._client, question, solution, form)
+
+    async def _send(self, client: openai.AsyncOpenAI, question: str, solution: str, form: dict[str, Any] | None) -> Any:
+        return await client.chat.completions.create(
             model=self._options.model,
             messages=messages(question, solution),
             temperature=self._options.temperature,
@@ -168,6 +178,12 @@ class Teacher:
     async def close(self) -> None:
         """Ends the connections."""
         await self._client.close()
+
+
+def _may_be_for_form(error: openai.APIStatusError) -> bool:
+    """Whether a server may have refused a request for its response_format."""
+    refused = isinstance(error, openai.BadRequestError | openai.UnprocessableEntityError)
+    return refused or "response_format" in error.message
 
 
 def _check_url(url: str) -> None:

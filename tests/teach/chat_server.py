@@ -72,8 +72,8 @@ def serve(answer: Callable[[dict[str, Any]], Answer]) -> Iterator[str]:
 class Faults:
     """Answers well, but for the questions whose text names a fault; counts what was asked."""
 
-    def __init__(self, formats: tuple[str, ...] = ("json_schema", "json_object", "text")) -> None:
-        self.formats = formats
+    def __init__(self, formats: tuple[str, ...] = ("json_schema", "json_object", "text"), status: int = 400) -> None:
+        self.formats, self.status = formats, status
         self.asked: Counter[str] = Counter()
         self.requests: list[dict[str, Any]] = []
         self._lock = threading.Lock()
@@ -86,7 +86,7 @@ class Faults:
             self.asked[fault] += 1
             count = self.asked[fault]
         if request.get("response_format", {}).get("type", "text") not in self.formats:
-            return 400, {"error": {"message": "response_format is not supported"}}
+            return self.status, {"error": {"message": "response_format is not supported"}}
         if fault == "slow":
             time.sleep(0.3)
         if fault == "stuck":
@@ -111,6 +111,7 @@ class Faults:
             "broken": '{"rules": ["Add',
             "empty": "",
             "null": None,
+            "dots": '{"rules": ["...", "1. 2"]}',
             "norules": '{"rules": []}',
             "wrong": '{"rules": "Add all."}',
             "deep": '{"rules": ' + "[" * 100_000,

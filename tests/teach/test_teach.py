@@ -74,6 +74,7 @@ FAULTS = {
     "empty": False,
     "null": False,
     "norules": False,
+    "dots": False,
     "wrong": False,
     "deep": False,
     "400": False,
@@ -96,7 +97,7 @@ def test_every_fault_ends_in_rules_or_in_a_failed_line(tmp_path: Path, capsys: p
     assert faults.asked["broken"] == faults.asked["once"] == 2
     assert faults.asked["always500"] == 3  # the first, and two retries
     said = capsys.readouterr().err
-    assert "22 questions, 14 failed" in said and "at these prices" in said
+    assert "23 questions, 15 failed" in said and "at these prices" in said
     paid = sum(row["prompt_tokens"] for row in found.values())
     assert f"{paid} tokens in" in said and f"{paid / 100:.2f} at these prices" in said
 
@@ -118,9 +119,13 @@ def test_the_same_command_asks_for_what_is_left(tmp_path: Path, capsys: pytest.C
     capsys.readouterr()
 
 
+@pytest.mark.parametrize("status", [400, 422, 500])
 @pytest.mark.parametrize("formats", [("json_object", "text"), ("text",)])
-def test_servers_without_schemas_are_asked_in_simpler_ways(tmp_path: Path, formats: tuple[str, ...]) -> None:
-    data, faults = write_data(tmp_path / "data.jsonl", ["none"] * 6), Faults(formats)
+def test_servers_without_schemas_are_asked_in_simpler_ways(
+    tmp_path: Path, formats: tuple[str, ...], status: int
+) -> None:
+    """Also if they answer as llama-cpp-python's does, with an internal error."""
+    data, faults = write_data(tmp_path / "data.jsonl", ["none"] * 6), Faults(formats, status)
     with serve(faults) as url:
         assert run(url, data, tmp_path / "out.jsonl", "--concurrency", "1") == 0
     assert all("knowledge" in row for row in rows(tmp_path / "out.jsonl").values())
@@ -259,6 +264,6 @@ def test_our_own_engine_serves(tmp_path: Path) -> None:
 
 
 def test_rules_are_read_as_lines() -> None:
-    assert read_rules('{"rules": [" a\\n b ", ""]}') == ["a b"]
+    assert read_rules('{"rules": [" Add\\n both ", ""]}') == ["Add both"]
     with pytest.raises(ValueError, match="characters"):
         read_rules(json.dumps({"rules": ["a" * 1000]}))
