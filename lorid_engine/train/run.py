@@ -35,6 +35,7 @@ from lorid_engine.train.adapters import RoleAdapters
 from lorid_engine.train.checkpoints import Checkpoints
 from lorid_engine.train.examples import Example, RoleFormat, TrainingSet, read_training_set
 from lorid_engine.train.forward import plain_linear
+from lorid_engine.train.memory import keep_freed_memory
 from lorid_engine.train.options import TrainingOptions
 from lorid_engine.train.order import key64
 from lorid_engine.train.processes import Processes
@@ -116,6 +117,7 @@ def train(
         TrainingError: a loss is not a number; the examples of the step are written to training/failed-step.jsonl.
         KeyboardInterrupt: at Ctrl-C, after the step and a checkpoint.
     """
+    keep_freed_memory()
     processes = Processes.join()
     try:
         folder = files.out / "training"
