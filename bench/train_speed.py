@@ -29,14 +29,12 @@ from transformers import AutoModelForCausalLM
 
 from lorid_engine import env
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.llama import load_llama
-from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import cpu
 from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.packs import load_pack
 from lorid_engine.train.adapters import RoleAdapters
 from lorid_engine.train.examples import Example
-from lorid_engine.train.forward import plain_linear
+from lorid_engine.train.forward import load_frozen
 from lorid_engine.train.memory import keep_freed_memory
 from lorid_engine.train.options import TrainingOptions
 from lorid_engine.train.trainer import Trainer
@@ -64,9 +62,7 @@ class Ours:
 
     def __init__(self, base: Path, examples: Examples, options: TrainingOptions) -> None:
         config = ModelConfig.from_folder(base)
-        weights = load_llama(
-            Checkpoint(base), config, torch.bfloat16, lambda weight, bias: plain_linear(weight.float(), bias)
-        )
+        weights = load_frozen(base, config, torch.float32)
         adapters = RoleAdapters(
             config,
             options.roles,

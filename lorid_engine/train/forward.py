@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.llama import FusedLinear, LlamaWeights, block
+from lorid_engine.model.llama import FusedLinear, LlamaWeights, block, load_llama
+from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import PackedLinear, lora_fused_linear, packed_attention, rms_norm, silu_mul
 from lorid_engine.train.adapters import RoleAdapters
 from lorid_engine.train.micro_batch import MicroBatch
@@ -19,6 +21,17 @@ from lorid_engine.train.micro_batch import MicroBatch
 def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinear:
     """A weight as it is: what the backward pass can multiply by, too."""
     return PackedLinear(weight.contiguous(), weight.shape[0], weight.shape[1], bias)
+
+
+def load_frozen(base: Path, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
+    """A base's weights, rounded to bfloat16 as the engine has them, and held in the dtype that is computed in.
+
+    Raises:
+        CheckpointError: as load_llama.
+    """
+    return load_llama(
+        Checkpoint(base), config, torch.bfloat16, lambda weight, bias: plain_linear(weight.to(dtype), bias)
+    )
 
 
 @dataclass(frozen=True)

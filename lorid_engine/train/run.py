@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,8 +22,6 @@ from lorid_engine.errors import AdapterError, ConfigError, DataError, TrainingEr
 from lorid_engine.model.cache import file_sha256
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.digest import base_digest
-from lorid_engine.model.llama import load_llama
-from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import cpu
 from lorid_engine.plots import line_svg
 from lorid_engine.solver.new_pack import first_manifest, known_format, role_prompts
@@ -34,7 +30,9 @@ from lorid_engine.solver.prompts import Template
 from lorid_engine.train.adapters import RoleAdapters
 from lorid_engine.train.checkpoints import Checkpoints
 from lorid_engine.train.examples import Example, RoleFormat, TrainingSet, read_training_set
-from lorid_engine.train.forward import plain_linear
+from lorid_engine.train.files import owned, write_whole
+from lorid_engine.train.forward import load_frozen
+from lorid_engine.train.log import RunLog, thin
 from lorid_engine.train.memory import keep_freed_memory
 from lorid_engine.train.options import TrainingOptions
 from lorid_engine.train.order import key64
@@ -44,7 +42,6 @@ from lorid_engine.train.trainer import NotANumberError, StepReport, Trainer
 _FORMAT = 1
 # What may differ when a run is gone on with: it changes memory, speed, the last step, and results by rounding alone.
 _FREE = ("rows_per_pass", "recompute", "max_steps")
-_POINTS = 200  # of a line in the plot
 
 
 @dataclass(frozen=True)
@@ -121,7 +118,7 @@ def train(
     processes = Processes.join()
     try:
         folder = files.out / "training"
-        with _owned(folder) if processes.rank == 0 else _nothing():
+        with owned(folder) if processes.rank == 0 else nullcontext():
             run = _Run(files, options, progress, processes, dtype, drop_marks, skip_bad, folder)
             return run.go(save_every, about or {})
     finally:
@@ -184,7 +181,7 @@ class _Run:
         if files.start is not None:
             for slot, role in enumerate(options.roles):
                 self._adapters.load(slot, files.start / role)
-        weights = load_llama(Checkpoint(files.base), config, torch.bfloat16, lambda w, b: plain_linear(w.to(dtype), b))
+        weights = load_frozen(files.base, config, dtype)
         self._trainer = Trainer(config, weights, self._adapters, examples, options, processes)
         kept = self._checkpoints.load()
         if not processes.agree(0 if kept is None else kept[0]):
@@ -193,7 +190,7 @@ class _Run:
             )
         if kept is not None:
             self._trainer.restore(*kept)
-        self._log = _Log(folder, self._trainer.steps_done) if processes.rank == 0 else None
+        self._log = RunLog(folder, self._trainer.steps_done) if processes.rank == 0 else None
         held = max((len(each) for each in self._held_out.values()), default=0)
         progress.begin(found, held, self._trainer.steps_done, self._trainer.steps)
 
@@ -221,7 +218,7 @@ class _Run:
         if taken := [name for name in ("pack.toml", *ROLES) if (self._files.out / name).exists()]:
             raise DataError(f"{self._files.out} has {', '.join(taken)} that this run did not make; name another folder")
         if self._processes.rank == 0:
-            _write(path, json.dumps(self._settings, indent=2))
+            write_whole(path, json.dumps(self._settings, indent=2))
 
     def go(self, save_every: float, about: Mapping[str, Any]) -> dict[str, Any]:
         trainer = self._trainer
@@ -281,7 +278,7 @@ class _Run:
                 for role, examples in error.examples.items()
                 for example in examples
             ]
-            _write(path, "\n".join(lines) + "\n")
+            write_whole(path, "\n".join(lines) + "\n")
         if self._trainer.steps_done:  # the step changed nothing
             self._save()
         return TrainingError(f"{error}. Its examples are in {path}")
@@ -295,7 +292,7 @@ class _Run:
             is_pack = all((out / role / "adapter_config.json").is_file() for role in ROLES)
             if is_pack and not (out / "pack.toml").exists():  # its user may have edited it
                 manifest = first_manifest(out.resolve().name, self._files.base_entry, self._form)
-                _write(out / "pack.toml", tomli_w.dumps(manifest))
+                write_whole(out / "pack.toml", tomli_w.dumps(manifest))
             losses, held_out = self._log.lines()
             summary = {
                 **about,
@@ -312,68 +309,12 @@ class _Run:
                 },
             }
             if steps or not (self._folder / "summary.json").exists():
-                _write(self._folder / "summary.json", json.dumps(summary, indent=2))
-            lines = {role: _thin(*line) for role, line in losses.items()}
-            lines |= {f"{role}, held out": _thin(*line) for role, line in held_out.items()}
-            _write(self._folder / "loss.svg", line_svg(lines, "steps", "loss"))
+                write_whole(self._folder / "summary.json", json.dumps(summary, indent=2))
+            lines = {role: thin(*line) for role, line in losses.items()}
+            lines |= {f"{role}, held out": thin(*line) for role, line in held_out.items()}
+            write_whole(self._folder / "loss.svg", line_svg(lines, "steps", "loss"))
         self._processes.wait()
         return summary
-
-
-class _Log:
-    """training/log.jsonl: a line for every step and evaluation; lines after the last checkpoint are taken back."""
-
-    def __init__(self, folder: Path, steps_done: int) -> None:
-        self._path = folder / "log.jsonl"
-        self._records: list[dict[str, Any]] = []
-        try:
-            if self._path.exists():
-                for line in self._path.read_bytes().split(b"\n"):
-                    try:
-                        record = json.loads(line)
-                    except ValueError:  # the last one, cut short by a kill
-                        continue
-                    if record["step"] <= steps_done:
-                        self._records.append(record)
-            _write(self._path, "".join(json.dumps(record) + "\n" for record in self._records))
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115
-        except (OSError, KeyError, TypeError) as error:
-            raise DataError(f"the log {self._path} cannot be gone on with: {error}") from None
-
-    def add(self, record: dict[str, Any] | Mapping[str, Any]) -> None:
-        self._records.append(dict(record))
-        try:
-            self._file.write(json.dumps(record) + "\n")
-            self._file.flush()
-        except OSError as error:
-            raise DataError(f"the log {self._path} could not be written: {error.strerror}") from None
-
-    def flush(self) -> None:
-        try:
-            os.fsync(self._file.fileno())
-        except OSError as error:
-            raise DataError(f"the log {self._path} could not be written: {error.strerror}") from None
-
-    def has_held_out(self, step: int) -> bool:
-        """Whether there is an evaluation after so many steps."""
-        return any(record["record"] == "held_out" and record["step"] == step for record in self._records)
-
-    def lines(self) -> tuple[dict[str, tuple[list[int], list[float]]], dict[str, tuple[list[int], list[float]]]]:
-        """Steps and losses by role: of the steps, and of what was held out."""
-        kinds: dict[str, dict[str, tuple[list[int], list[float]]]] = {"step": {}, "held_out": {}}
-        for record in self._records:
-            for role, loss in record["loss"].items():
-                steps, losses = kinds[record["record"]].setdefault(role, ([], []))
-                steps.append(record["step"])
-                losses.append(loss)
-        return kinds["step"], kinds["held_out"]
-
-
-def _thin(steps: list[int], losses: list[float]) -> tuple[list[float], list[float]]:
-    """At most so many points, each a mean over its neighbours."""
-    parts = np.array_split(np.arange(len(steps)), min(_POINTS, len(steps)))
-    x, y = np.array(steps), np.array(losses)
-    return [float(x[part].mean()) for part in parts], [float(y[part].mean()) for part in parts]
 
 
 def _hold_out(
@@ -417,39 +358,6 @@ def _sha256(path: Path) -> str:
     if not path.is_file():
         raise DataError(f"the data file {path} cannot be read: there is no such file")
     return file_sha256(path)
-
-
-def _write(path: Path, text: str) -> None:
-    """A file that is there whole or as it was before."""
-    try:
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    except (OSError, UnicodeEncodeError) as error:
-        raise DataError(f"{path} could not be written: {error}") from None
-
-
-@contextmanager
-def _owned(folder: Path) -> Iterator[None]:
-    """Holds a run's folder against other processes."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "w", encoding="ascii")  # noqa: SIM115
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process trains in {folder.parent}; wait for it, or name another folder") from None
-        except OSError:  # a file system without locks
-            pass
-        yield
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
 
 
 @contextmanager
