@@ -214,6 +214,12 @@ def test_a_last_line_that_is_not_ours_is_left_alone(tmp_path: Path, tail: str) -
     assert out.read_text() == tail
 
 
+def test_a_device_is_no_file(tmp_path: Path) -> None:
+    """/dev/full can be read for ever."""
+    with pytest.raises(DataError, match="must be a file"):
+        KnowledgeFile(Path("/dev/full"), read_questions(write_data(tmp_path / "data.jsonl", ["none"])))
+
+
 def test_a_last_line_without_an_end_is_kept(tmp_path: Path) -> None:
     data, out = write_data(tmp_path / "data.jsonl", ["none", "none"]), tmp_path / "out.jsonl"
     out.write_text('{"id": 0, "knowledge": ["mine"]}')
