@@ -12,7 +12,7 @@ from lorid_engine import env
 from lorid_engine.errors import BackendUnavailableError, ConfigError
 from lorid_engine.model.gguf import hf_folder_from_gguf
 from lorid_engine.model.hub import hub_folder, is_hub_id
-from lorid_engine.ops.dispatch import asked_backend
+from lorid_engine.ops.asked import asked_backend
 
 _DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 

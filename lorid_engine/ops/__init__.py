@@ -8,7 +8,8 @@ Importable alone, without transformers:
 """
 
 from lorid_engine.ops.adapter_bank import AdapterBank
-from lorid_engine.ops.dispatch import Op, report, use_backend
+from lorid_engine.ops.asked import use_backend
+from lorid_engine.ops.dispatch import Op, report
 from lorid_engine.ops.embed import embed
 from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
 from lorid_engine.ops.lora_expand import lora_expand

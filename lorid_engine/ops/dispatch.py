@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from lorid_engine import env
-from lorid_engine.errors import BackendUnavailableError, ConfigError
-from lorid_engine.ops import cpu
-
-BACKENDS = ("cpu", "torch", "reference")
-_asked: ContextVar[str | None] = ContextVar("lorid_backend", default=None)
+from lorid_engine.errors import BackendUnavailableError
+from lorid_engine.ops import cpu, gpu
+from lorid_engine.ops.asked import asked_backend
 
 
 @dataclass(frozen=True)
@@ -119,35 +114,13 @@ def op(
     return lambda reference: Op(reference, check, fake, mutates)
 
 
-def asked_backend() -> str | None:
-    """The backend that use_backend or LORID_BACKEND asks for, if one does.
-
-    Raises:
-        ConfigError: LORID_BACKEND names none.
-    """
-    asked = _asked.get() or env.backend()
-    if asked is not None and asked not in BACKENDS:
-        raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {asked!r}")
-    return asked
-
-
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
-    """Runs the ops called inside on one backend: "cpu", "torch" or "reference"; one that cannot run raises with the reason."""
-    if name not in BACKENDS:
-        raise ConfigError(f"the backend must be one of {', '.join(BACKENDS)}; got {name!r}")
-    token = _asked.set(name)
-    try:
-        yield
-    finally:
-        _asked.reset(token)
-
-
 def report() -> dict[str, str]:
     """What each backend can do here: "ready ..." or the reason why not."""
     missing = cpu.why_not()
     return {
         "cpu": f"ready ({cpu.extension().active_isa()})" if missing is None else missing,
+        "triton": gpu.why_not()
+        or ("ready, interpreted on the CPU" if gpu.interprets() else f"ready ({torch.cuda.get_device_name()})"),
         "torch": "ready (lora_linear with plain weights, forward and backward)",
         "reference": "ready (plain torch in float64, for tests)",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import expect_contiguous, expect_device, expect_dtype, expect_shape
 from lorid_engine.ops.dispatch import op
 from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
@@ -52,6 +52,19 @@ def _cpu(token_ids, weight, vocabulary, features) -> torch.Tensor:
         y_stride=features,
         threads=cpu.threads(),
     )
+    return y
+
+
+def _why_not_triton(token_ids, weight, vocabulary, features) -> str | None:
+    return "it takes plain weights [V, E]; got a packed one" if weight.dim() != 2 else gpu.why_not_tensors(weight)
+
+
+@_embed.backend("triton", why_not=_why_not_triton)
+def _triton(token_ids, weight, vocabulary, features) -> torch.Tensor:
+    from lorid_kernels.embed import embed as launch
+
+    y = weight.new_empty(token_ids.shape[0], features)
+    launch(token_ids, weight, y)
     return y
 
 

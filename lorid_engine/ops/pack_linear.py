@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import BackendUnavailableError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -60,7 +60,7 @@ def _check(weight: torch.Tensor) -> None:
 
 
 def _fake(weight: torch.Tensor) -> torch.Tensor:
-    if weight.device.type != "cpu" or weight.dtype not in cpu.DTYPES:
+    if gpu.takes(weight.device) or weight.device.type != "cpu" or weight.dtype not in cpu.DTYPES:
         return weight.new_empty(weight.shape)
     return weight.new_empty(packed_shape(weight.dtype, *weight.shape))
 
@@ -68,7 +68,7 @@ def _fake(weight: torch.Tensor) -> torch.Tensor:
 @op(check=_check, fake=_fake)
 def _pack_linear(weight: torch.Tensor) -> torch.Tensor:
     """The blocks of a weight [O, I] as PackedLinear.data states; other dtypes and devices get a plain copy."""
-    if weight.dtype not in cpu.DTYPES:
+    if gpu.takes(weight.device) or weight.dtype not in cpu.DTYPES:
         return weight.clone(memory_format=torch.contiguous_format)
     out_features, in_features = weight.shape
     shape = packed_shape(weight.dtype, out_features, in_features)
@@ -76,6 +76,11 @@ def _pack_linear(weight: torch.Tensor) -> torch.Tensor:
     padded[:out_features, :in_features] = weight
     blocks = padded.reshape(shape[0], BLOCK_COLS, shape[1], -1).permute(0, 2, 1, 3)
     return blocks.reshape(shape).contiguous()
+
+
+_pack_linear.backend("triton", why_not=gpu.why_not_tensors)(
+    lambda weight: weight.clone(memory_format=torch.contiguous_format)  # its kernels read [O, I] as it is
+)
 
 
 @_pack_linear.backend("cpu", why_not=cpu.why_not_tensors)

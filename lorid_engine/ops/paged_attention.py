@@ -16,7 +16,7 @@ from lorid_engine.ops.checks import (
     expect_shape,
 )
 from lorid_engine.ops.dispatch import op
-from lorid_engine.ops.kv_pages import PAGE_TOKENS, key_view, page_shapes, value_view
+from lorid_engine.ops.kv_pages import PAGE_TOKENS, key_view, kv_heads, page_shapes, value_view
 
 
 def _check(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, scale, window) -> None:
@@ -25,11 +25,12 @@ def _check(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, 
     expect_rows("q", q)
     if head_dim <= 0 or head_dim % 2 or q.shape[1] % head_dim:
         raise ShapeError(f"head_dim must be even and divide q's {q.shape[1]} columns; got {head_dim}")
-    if k_pages.dim() < 2 or k_pages.shape[1] == 0 or (q.shape[1] // head_dim) % k_pages.shape[1]:
+    num_kv_heads = kv_heads(k_pages)
+    if num_kv_heads == 0 or (q.shape[1] // head_dim) % num_kv_heads:
         raise ShapeError(
-            f"k_pages must be [C, G, ...] with G dividing H = {q.shape[1] // head_dim}; got {list(k_pages.shape)}"
+            f"k_pages must be as kv_pages.page_shapes says with G dividing H = {q.shape[1] // head_dim}; got {list(k_pages.shape)}"
         )
-    k_shape, v_shape = page_shapes(k_pages.shape[1], head_dim, q.dtype)
+    k_shape, v_shape = page_shapes(num_kv_heads, head_dim, q.dtype, q.device)
     expect_shape("k_pages", k_pages, None, *k_shape)
     expect_shape("v_pages", v_pages, k_pages.shape[0], *v_shape)
     for name, tensor in (("k_pages", k_pages), ("v_pages", v_pages)):
@@ -101,7 +102,7 @@ def paged_attention(
     Raises:
         ShapeError: shapes, dtypes or devices disagree, or a table is out of range.
     """
-    num_heads, num_kv_heads = q.shape[1] // head_dim, k_pages.shape[1]
+    num_heads, num_kv_heads = q.shape[1] // head_dim, kv_heads(k_pages)
     keys, values = key_view(k_pages), value_view(v_pages, head_dim)
     out = torch.zeros_like(q)
     for b in range(block_table.shape[0]):
@@ -117,7 +118,7 @@ def paged_attention(
 
 
 def _why_not(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, *_) -> str | None:
-    heads = q.shape[1] // head_dim // k_pages.shape[1]
+    heads = q.shape[1] // head_dim // kv_heads(k_pages)
     return cpu.why_not_heads(head_dim, heads) or cpu.why_not_tensors(q)
 
 
@@ -140,7 +141,7 @@ def _cpu(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, sc
         scale=scale,
         window=window,
         num_heads=q.shape[1] // head_dim,
-        num_kv_heads=k_pages.shape[1],
+        num_kv_heads=kv_heads(k_pages),
         head_dim=head_dim,
         threads=cpu.threads(),
     )

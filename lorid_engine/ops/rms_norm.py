@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -61,6 +61,15 @@ def _cpu(x, weight, epsilon) -> torch.Tensor:
         y_stride=x.shape[1],
         threads=cpu.threads(),
     )
+    return y
+
+
+@rms_norm.backend("triton", why_not=lambda x, weight, epsilon: gpu.why_not_tensors(x))
+def _triton(x, weight, epsilon) -> torch.Tensor:
+    from lorid_kernels.rms_norm import rms_norm as launch
+
+    y = x.new_empty(x.shape)
+    launch(x, weight.float().contiguous(), epsilon, y)
     return y
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import (
     expect_contiguous,
     expect_device,
@@ -15,7 +15,7 @@ from lorid_engine.ops.checks import (
     expect_shape,
 )
 from lorid_engine.ops.dispatch import op
-from lorid_engine.ops.kv_pages import PAGE_TOKENS, page_shapes, write_token
+from lorid_engine.ops.kv_pages import PAGE_TOKENS, kv_heads, page_shapes, write_token
 
 
 def _check(
@@ -42,12 +42,13 @@ def _check(
             expect_dtype(name, norm, cos.dtype)
             expect_contiguous(name, norm)
             expect_device(qkv, **{name: norm})
-    if k_pages.dim() < 2 or qkv.shape[1] != (num_heads + 2 * k_pages.shape[1]) * head_dim:
+    num_kv_heads = kv_heads(k_pages)
+    if qkv.shape[1] != (num_heads + 2 * num_kv_heads) * head_dim:
         raise ShapeError(
             f"qkv must have (H + 2 G) D columns, H = {num_heads}, D = {head_dim}, k_pages {list(k_pages.shape)}; "
             f"got {qkv.shape[1]}"
         )
-    k_shape, v_shape = page_shapes(k_pages.shape[1], head_dim, qkv.dtype)
+    k_shape, v_shape = page_shapes(num_kv_heads, head_dim, qkv.dtype, qkv.device)
     expect_shape("k_pages", k_pages, None, *k_shape)
     expect_shape("v_pages", v_pages, k_pages.shape[0], *v_shape)
     for name, tensor in (("k_pages", k_pages), ("v_pages", v_pages)):
@@ -106,7 +107,7 @@ def rope(
     Raises:
         ShapeError: shapes, dtypes or devices disagree, or a position or slot is out of range.
     """
-    half, num_kv_heads = cos.shape[1], k_pages.shape[1]
+    half, num_kv_heads = cos.shape[1], kv_heads(k_pages)
     heads = qkv.double().reshape(qkv.shape[0], -1, 2 * half)
     for norm, part in ((q_norm, slice(num_heads)), (k_norm, slice(num_heads, num_heads + num_kv_heads))):
         if norm is not None:
@@ -144,9 +145,21 @@ def _cpu(
         k_pages=k_pages.data_ptr(),
         v_pages=v_pages.data_ptr(),
         num_heads=num_heads,
-        num_kv_heads=k_pages.shape[1],
+        num_kv_heads=kv_heads(k_pages),
         head_dim=head_dim,
         rows=qkv.shape[0],
         threads=cpu.threads(),
     )
+    return q
+
+
+@rope.backend("triton", why_not=lambda qkv, *_: gpu.why_not_tensors(qkv))
+def _triton(
+    qkv, cos, sin, positions, cache_slot, k_pages, v_pages, num_heads, q_norm=None, k_norm=None, norm_epsilon=0.0
+) -> torch.Tensor:
+    from lorid_kernels.rope import rope as launch
+
+    q = qkv.new_empty(qkv.shape[0], num_heads * 2 * cos.shape[1])
+    norms = {"q_norm": q_norm, "k_norm": k_norm, "norm_epsilon": norm_epsilon}
+    launch(qkv, cos, sin, positions, cache_slot, q, k_pages, v_pages, num_heads=num_heads, **norms)
     return q

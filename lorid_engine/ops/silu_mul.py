@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -54,6 +54,15 @@ def _cpu(x) -> torch.Tensor:
         y_stride=y.shape[1],
         threads=cpu.threads(),
     )
+    return y
+
+
+@silu_mul.backend("triton", why_not=gpu.why_not_tensors)
+def _triton(x) -> torch.Tensor:
+    from lorid_kernels.silu_mul import silu_mul as launch
+
+    y = x.new_empty(x.shape[0], x.shape[1] // 2)
+    launch(x, y)
     return y
 
 

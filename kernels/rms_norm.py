@@ -1,0 +1,80 @@
+"""rms_norm: one program a row; the sum over features is a tree whose shape their number alone decides."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _rms_norm_kernel(
+    x_ptr,  # [T, E]
+    x_stride_t,
+    planes_ptr,  # [PLANES, T, E] float32, added to x first; x is written then
+    planes_stride_p,
+    rows_ptr,  # [K] int32: which rows, where HAS_ROWS
+    weight_ptr,  # [E] float32
+    y_ptr,  # [T or K, E]
+    y_stride_t,
+    features,
+    epsilon,
+    PLANES: tl.constexpr,
+    HAS_ROWS: tl.constexpr,
+    BLOCK_E: tl.constexpr,
+):
+    k = tl.program_id(0).to(tl.int64)
+    t = tl.load(rows_ptr + k).to(tl.int64) if HAS_ROWS else k
+    e = tl.arange(0, BLOCK_E)
+    inside = e < features
+    x = tl.load(x_ptr + t * x_stride_t + e, mask=inside, other=0.0).to(tl.float32)
+    if PLANES > 0:
+        total = tl.load(planes_ptr + t * features + e, mask=inside, other=0.0)
+        for p in tl.static_range(1, PLANES):
+            total += tl.load(planes_ptr + p * planes_stride_p + t * features + e, mask=inside, other=0.0)
+        x += total
+        if not HAS_ROWS:  # a row may be sampled several times: nobody reads the sum of the last layer again
+            tl.store(x_ptr + t * x_stride_t + e, x.to(x_ptr.dtype.element_ty), mask=inside)
+    mean = tl.sum(x * x, axis=0) / features
+    y = x * (1.0 / tl.sqrt_rn(mean + epsilon)) * tl.load(weight_ptr + e, mask=inside, other=0.0)
+    tl.store(y_ptr + k * y_stride_t + e, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def rms_norm(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    epsilon: float,
+    y: torch.Tensor,
+    *,
+    planes: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
+) -> None:
+    """Writes the normalised rows of x, or of some rows, after adding planes to them.
+
+    Args:
+        x: [T, E]; written where there are planes and no rows.
+        weight: [E] float32.
+        y: [T, E], or [K, E] with rows. Written.
+        planes: [P, T, E] float32 contiguous: x += the sum of the planes, in order.
+        rows: [K] int32.
+    """
+    count, features = y.shape
+    if count == 0:
+        return
+    block = triton.next_power_of_2(features)
+    _rms_norm_kernel[(count,)](
+        x,
+        x.stride(0),
+        planes if planes is not None else x,
+        planes.stride(0) if planes is not None else 0,
+        rows if rows is not None else x,
+        weight,
+        y,
+        y.stride(0),
+        features,
+        epsilon,
+        PLANES=0 if planes is None else planes.shape[0],
+        HAS_ROWS=rows is not None,
+        BLOCK_E=block,
+        num_warps=min(max(block // 512, 1), 8),
+    )

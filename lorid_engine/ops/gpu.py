@@ -1,0 +1,49 @@
+"""The Triton backend as the ops see it: whether it is there, and which tensors it takes."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+
+from lorid_engine.ops.asked import asked_backend
+
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+INTERPRETED_DTYPES = (torch.float16, torch.float32)  # the interpreter's bfloat16 arithmetic is wrong
+
+
+@functools.cache
+def interprets() -> bool:
+    """Whether Triton was started with its interpreter (TRITON_INTERPRET=1), which runs kernels on the CPU, for tests."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from triton import knobs
+
+    return bool(knobs.runtime.interpret)
+
+
+def why_not() -> str | None:
+    """Why the Triton backend cannot be used at all, or None."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if torch.cuda.is_available() or interprets():
+        return None
+    return "there is no GPU that torch can use"
+
+
+def takes(device: torch.device | str) -> bool:
+    """Whether tensors there are the Triton backend's: a GPU's, or a CPU's where it was asked for and is interpreted."""
+    kind = torch.device(device).type
+    return kind == "cuda" or (kind == "cpu" and asked_backend() == "triton")
+
+
+def why_not_tensors(*tensors: torch.Tensor) -> str | None:
+    """Why the Triton backend cannot take these activations and weights, or None."""
+    for tensor in tensors:
+        if not takes(tensor.device) or (tensor.device.type == "cpu" and not interprets()):
+            return f"it takes tensors on a GPU (on the CPU with TRITON_INTERPRET=1); got {tensor.device}"
+        dtypes = INTERPRETED_DTYPES if tensor.device.type == "cpu" else DTYPES
+        if tensor.dtype not in dtypes:
+            return f"it takes {', '.join(str(dtype)[6:] for dtype in dtypes)}; got {tensor.dtype}"
+    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
