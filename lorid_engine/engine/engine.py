@@ -54,12 +54,12 @@ class Engine:
             (organisation/name; fetched by huggingface_hub into its own cache).
         adapters: folders in PEFT's format, by the name that requests use.
         revision: branch, tag or commit of a hub's model.
-        dtype: "bfloat16" (summed in float32) or "float32" throughout.
-        device: "cpu".
-        threads: of a step; default LORID_THREADS or the cores that the process may use.
+        dtype: "bfloat16" (summed in float32), "float32" throughout, or on a GPU "float16".
+        device: "cpu", or "cuda" (or "cuda:1", ...): the Triton kernels on an NVIDIA GPU.
+        threads: of a step on the CPU; default LORID_THREADS or the cores that the process may use.
         max_batch_rows: most sequences of a step.
-        kv_memory: bytes for KV pages; default half of the free memory, at most what max_batch_rows full contexts need, and
-            at most 2 GiB.
+        kv_memory: bytes for KV pages; default at most what max_batch_rows full contexts need: on the CPU half of the free
+            memory up to 2 GiB, on a GPU 0.85 of what is free beside the weights.
         max_batch_tokens: most tokens of a step; longer prompts are computed in chunks.
         active_adapters: how many adapters a step is expected to use, base rows counting as one more. It decides, with the
             shapes, which adapters are merged into a copy of the weight when they are loaded (`lorid doctor` shows the rule).
@@ -103,9 +103,16 @@ class Engine:
         return engine
 
     def _build(self, source: TensorSource, config: ModelConfig, tokenizer: Tokenizer, options: EngineOptions) -> None:
-        from lorid_engine.engine.runner import build_runner
+        runner: StepRunner
+        if options.uses_kernels:
+            from lorid_engine.engine.device_runner import DeviceRunner
 
-        runner, num_pages = build_runner(source, config, options, num_slots=NUM_SLOTS)
+            runner = DeviceRunner(source, config, options, num_slots=NUM_SLOTS)
+            num_pages = runner.num_pages
+        else:
+            from lorid_engine.engine.runner import build_runner
+
+            runner, num_pages = build_runner(source, config, options, num_slots=NUM_SLOTS)
         self._start(runner, tokenizer, config, num_pages, options.max_batch_rows, options.max_batch_tokens)
 
     def _start(

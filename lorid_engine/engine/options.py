@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,10 @@ from lorid_engine import env
 from lorid_engine.errors import BackendUnavailableError, ConfigError
 from lorid_engine.model.gguf import hf_folder_from_gguf
 from lorid_engine.model.hub import hub_folder, is_hub_id
+from lorid_engine.ops import gpu
 from lorid_engine.ops.asked import asked_backend
 
-_DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,7 @@ class EngineOptions:
     def __post_init__(self) -> None:
         if self._dtype_name not in _DTYPES:
             raise ConfigError(f"dtype must be one of {', '.join(_DTYPES)}; got {self.dtype!r}")
-        if self.device != "cpu":
-            raise BackendUnavailableError(f"device must be 'cpu' in this version; got {self.device!r}")
-        if asked_backend() == "reference":
-            raise BackendUnavailableError(
-                "LORID_BACKEND=reference computes single ops; an engine runs on the C++ backend alone: unset the variable"
-            )
+        self._check_device()
         for option, most in (
             ("threads", 1024),
             ("max_batch_rows", 2**16),
@@ -59,6 +56,34 @@ class EngineOptions:
                 f"max_batch_tokens must be at least max_batch_rows = {self.max_batch_rows}, one token a row; "
                 f"got {self.max_batch_tokens}"
             )
+
+    def _check_device(self) -> None:
+        if not isinstance(self.device, str) or not re.fullmatch(r"cpu|cuda(:[0-9]{1,3})?", self.device):
+            raise ConfigError(f"device must be 'cpu', 'cuda' or 'cuda:' and a number; got {self.device!r}")
+        asked = asked_backend()
+        if asked in ("reference", "torch"):
+            raise BackendUnavailableError(
+                f"LORID_BACKEND={asked} computes single ops; an engine runs on the C++ or the Triton backend: unset the variable"
+            )
+        if self.device == "cpu":
+            if self._dtype_name == "float16" and asked != "triton":
+                raise ConfigError("dtype float16 is for GPUs; on the CPU take bfloat16 or float32")
+            return
+        if asked == "cpu":
+            raise BackendUnavailableError(f"LORID_BACKEND=cpu cannot run on device {self.device!r}: unset the variable")
+        if (reason := gpu.why_not() if not torch.cuda.is_available() else None) is not None or gpu.interprets():
+            raise BackendUnavailableError(
+                f"device {self.device!r} cannot be used: {reason or 'TRITON_INTERPRET is set, which runs kernels on the CPU'}"
+            )
+        if torch.device(self.device).index is not None and torch.device(self.device).index >= torch.cuda.device_count():
+            raise BackendUnavailableError(
+                f"device {self.device!r} cannot be used: there are {torch.cuda.device_count()} GPUs, numbered from 0"
+            )
+
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether steps run on the Triton backend: on a GPU, or interpreted on the CPU where it was asked for."""
+        return gpu.takes(self.device)
 
     @property
     def _dtype_name(self) -> str:

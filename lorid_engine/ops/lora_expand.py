@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
     check_bank,
@@ -81,6 +81,21 @@ def _cpu(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
         out_features=y.shape[1],
         threads=cpu.threads(),
     )
+
+
+@_lora_expand.backend("triton", why_not=lambda y, shrunk, b_t, *_: gpu.why_not_tensors(y, b_t))
+def _triton(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
+    from lorid_kernels.lora_expand import lora_expand as launch
+    from lorid_kernels.lora_shrink import add_parts
+    from lorid_kernels.segments import Adapters, Segments
+
+    if shrunk.shape[1] == 0:
+        return
+    adapters = Adapters(b_t, b_t, rank_offset, scale, (y.shape[1],), shrunk.shape[1])
+    segments = Segments(seg_offset, seg_slot)
+    scaled = y.new_empty(y.shape[0], adapters.width)
+    add_parts(shrunk.unsqueeze(0), adapters, segments, scaled, scales=True)
+    launch(y, scaled, adapters, segments)
 
 
 def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, bank: AdapterBank, plan: SegmentPlan) -> None:

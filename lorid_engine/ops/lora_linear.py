@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
     check_bank,
@@ -177,6 +177,54 @@ def _modules(x, a, b_t, rank_offset, scale, col_begin, key, numbers, p) -> Itera
         yield _Module(x, dropped, a[place], b_t[place], rank_offset[place], scale[place], columns, mask)
 
 
+def _why_not_triton(
+    x,
+    weight,
+    out_features,
+    a,
+    b_t,
+    rank_offset,
+    scale,
+    max_rank,
+    col_begin,
+    seg_offset,
+    seg_slot,
+    bias,
+    dropout_key,
+    *_,
+) -> str | None:
+    if weight.dim() != 2:
+        return "it takes a plain [O, I] weight; got a packed one"
+    return _why_not_modules(out_features, b_t, dropout_key) or gpu.why_not_tensors(x, weight, a[0])
+
+
+def _why_not_modules(out_features, b_t, dropout_key) -> str | None:
+    if dropout_key is not None:
+        return "it has no dropout"
+    if len(b_t) != 1 or b_t[0].shape[1] != out_features:
+        return "it takes one module, as wide as the weight"
+    return None
+
+
+@_lora_linear.backend("triton", why_not=_why_not_triton)
+def _triton(
+    x, weight, out_features, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot, bias, *_
+) -> torch.Tensor:
+    from lorid_kernels.lora_linear import lora_linear as launch
+    from lorid_kernels.lora_shrink import shrink_for_linear
+    from lorid_kernels.segments import Adapters, Segments
+
+    y = x.new_empty(x.shape[0], out_features)
+    if max_rank[0] == 0:
+        launch(x, weight, bias, y)
+        return y
+    adapters = Adapters(a[0], b_t[0], rank_offset[0], scale[0], (out_features,), max_rank[0])
+    segments = Segments(seg_offset, seg_slot)
+    shrunk = shrink_for_linear(x, adapters, segments)
+    launch(x, weight, bias, y, adapters, segments, shrunk)
+    return y
+
+
 def _why_not_torch(x: torch.Tensor, weight: torch.Tensor) -> str | None:
     if weight.dim() != 2:
         return "it takes a plain [O, I] weight; got a packed one"
@@ -225,11 +273,7 @@ def _why_not(
 ) -> str | None:
     if weight.dim() == 2:
         return "it takes weights from pack_linear; got a plain [O, I]"
-    if dropout_key is not None:
-        return "it has no dropout"
-    if len(a) != 1 or b_t[0].shape[1] != out_features:
-        return "it takes one module, as wide as the weight"
-    return cpu.why_not_tensors(x, weight, a[0])
+    return _why_not_modules(out_features, b_t, dropout_key) or cpu.why_not_tensors(x, weight, a[0])
 
 
 @_lora_linear.backend("cpu", why_not=_why_not)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
     check_bank,
@@ -76,6 +76,23 @@ def _cpu(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> torch.Tensor:
         shrunk_stride=max_rank,
         threads=cpu.threads(),
     )
+    return shrunk
+
+
+@_lora_shrink.backend("triton", why_not=lambda x, a, *_: gpu.why_not_tensors(x, a))
+def _triton(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> torch.Tensor:
+    from lorid_kernels import lora_shrink as kernels
+    from lorid_kernels.segments import Adapters, Segments
+
+    shrunk = x.new_empty(x.shape[0], max_rank, dtype=torch.float32)
+    if max_rank == 0:
+        return shrunk
+    unused = x.new_empty(rank_offset.numel() - 1, dtype=torch.float32)
+    adapters = Adapters(a, a, rank_offset, unused, (a.shape[0],), max_rank)
+    segments = Segments(seg_offset, seg_slot)
+    parts = x.new_empty(kernels.num_parts(x.shape[1]), x.shape[0], adapters.width, dtype=torch.float32)
+    kernels.lora_shrink(x, adapters, segments, parts)
+    kernels.add_parts(parts, adapters, segments, shrunk, scales=False)
     return shrunk
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import (
     check_offsets,
     expect_contiguous,
@@ -145,4 +145,16 @@ def _cpu(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, sc
         head_dim=head_dim,
         threads=cpu.threads(),
     )
+    return out
+
+
+@paged_attention.backend("triton", why_not=lambda q, *_: gpu.why_not_tensors(q))
+def _triton(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, scale, window) -> torch.Tensor:
+    from lorid_kernels.paged_attention import paged_attention as launch
+
+    out = q.new_empty(q.shape)
+    # The lengths are on the device, and reading them would wait for it: bounds that always hold.
+    bounds = {"max_query": q.shape[0], "max_context": block_table.shape[1] * PAGE_TOKENS}
+    tables = (block_table, query_offset, positions)
+    launch(q, k_pages, v_pages, *tables, out, head_dim=head_dim, scale=scale, window=window, **bounds)
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.checks import expect_contiguous, expect_device, expect_dtype, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -161,3 +161,13 @@ def _cpu(logits, philox_key, philox_counter, temperature, top_k, top_p, num_logp
         threads=cpu.threads(),
     )
     return drawn
+
+
+@sample.backend("triton", why_not=lambda logits, *_: gpu.why_not_tensors(logits))
+def _triton(logits, philox_key, philox_counter, temperature, top_k, top_p, num_logprobs) -> Drawn:
+    from lorid_kernels.sample import log_probs
+    from lorid_kernels.sample import sample as launch
+
+    drawn = _fake(logits, philox_key, philox_counter, temperature, top_k, top_p, num_logprobs)
+    launch(logits, philox_key, philox_counter, temperature, top_k, top_p, drawn[0])
+    return drawn if num_logprobs < 0 else (drawn[0], *log_probs(logits, drawn[0], num_logprobs))

@@ -1,0 +1,367 @@
+"""lora_linear: W x and the adapters' shares in one accumulator and one epilogue ("wide K").
+
+Weights lie on the M side of the product (y^T = W x^T), so that a tile of 64 columns x 16 rows fills a matrix instruction
+and every number of rows uses the same family of them. An accumulator first takes W x, feature by feature in blocks, then
+B s rank by rank: with any tile an element's sum has the same order. A weight with few columns is cut along its features, at
+points that its shape decides, so that one row still fills the chip; the parts are added in order.
+
+Two forms of a tile of rows: up to 128 rows are one tile in which each segment's share is added to its own rows; more are cut
+so that no tile has rows of two segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from lorid_kernels.lora_shrink import num_parts
+from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
+
+MOST_MIXED_ROWS = 128
+ENOUGH_TILES = 100  # column tiles that keep the memory of the largest chips busy
+LEAST_PART = 1024
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile of block_o columns by block_t rows, block_k features at a time."""
+
+    block_o: int
+    block_t: int
+    block_k: int
+    warps: int
+    stages: int
+
+
+# By the most rows that they are for. Shared memory of each is below 99 KiB.
+TILES = {
+    16: Tile(64, 16, 128, 4, 4),
+    32: Tile(64, 32, 128, 4, 4),
+    64: Tile(64, 64, 128, 4, 3),
+    128: Tile(64, 128, 64, 4, 4),
+}
+MANY_ROWS = Tile(128, 128, 64, 8, 3)
+
+
+def tile_for(rows: int) -> Tile:
+    """The tile that is good for a number of rows where nothing was measured."""
+    return next((tile for most, tile in TILES.items() if rows <= most), MANY_ROWS)
+
+
+def split_len(out_features: int, in_features: int) -> int:
+    """How many features one part of a weight has, which its shape alone decides."""
+    tiles = triton.cdiv(out_features, 64)
+    parts = 1 if tiles >= ENOUGH_TILES else min(triton.cdiv(128, tiles), max(in_features // LEAST_PART, 1))
+    return triton.cdiv(triton.cdiv(in_features, parts), 256) * 256 if parts > 1 else in_features
+
+
+def num_splits(out_features: int, in_features: int) -> int:
+    """How many parts a weight is cut into along its features."""
+    return triton.cdiv(in_features, split_len(out_features, in_features))
+
+
+@triton.jit
+def _add_product(acc, w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):  # fmt: skip
+    """acc [BLOCK_O, BLOCK_T] + W x over some features."""
+    for k0 in range(k_begin, k_end, BLOCK_K):
+        k = k0 + tl.arange(0, BLOCK_K)
+        if EVEN_K:
+            w = tl.load(w_rows + k[None, :], mask=o_in[:, None], other=0.0)
+            x = tl.load(x_rows + k[None, :], mask=t_in[:, None], other=0.0)
+        else:
+            k_in = (k < k_end)[None, :]
+            w = tl.load(w_rows + k[None, :], mask=o_in[:, None] & k_in, other=0.0)
+            x = tl.load(x_rows + k[None, :], mask=t_in[:, None] & k_in, other=0.0)
+        acc = tl.dot(w, tl.trans(x), acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def add_share(acc, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):
+    """acc [BLOCK_O, BLOCK_T] + B s, where s [T, width] is scaled already."""
+    for r0 in range(0, rank, BLOCK_R):
+        r = r0 + tl.arange(0, BLOCK_R)
+        s = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
+        b = tl.load(b_columns + r.to(tl.int64)[:, None] * b_stride, mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
+        acc = tl.dot(tl.trans(b), tl.trans(s), acc, input_precision=PRECISION)
+    return acc
+
+
+@triton.jit
+def add_parts(shrunk_rows, stride_p, t_in, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr):
+    """The first BLOCK_R ranks of A x [BLOCK_T, BLOCK_R], summed over its parts in order."""
+    r = tl.arange(0, BLOCK_R)
+    total = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+    for p in tl.static_range(PARTS):
+        total += tl.load(shrunk_rows + p * stride_p + r[None, :], mask=t_in[:, None], other=0.0)
+    return total
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_segments"])
+def _lora_linear_kernel(
+    x_ptr,  # [T, I]
+    x_stride_t,
+    w_ptr,  # [O, I]
+    bias_ptr,  # [O] float32
+    y_ptr,  # [T, O], or float32 [splits, T, O]
+    y_stride_p,
+    y_stride_t,
+    shrunk_ptr,  # as lora_shrink writes it
+    shrunk_stride_p,
+    shrunk_stride_t,
+    matrix_ptr,  # where every B lies
+    b_ptr,
+    rank_ptr,
+    scale_ptr,
+    merged_ptr,
+    seg_offset_ptr,
+    seg_slot_ptr,
+    num_segments,
+    num_slots,
+    num_rows,
+    in_features,
+    out_features,
+    split_len,
+    end0,  # of the first module's columns
+    end1,  # of the second's
+    width,  # of a module in shrunk
+    MODULES: tl.constexpr,  # 0 = no adapters at all
+    PARTS: tl.constexpr,  # of shrunk; 0 = it is summed and scaled. With parts, width is BLOCK_R
+    SPLITS: tl.constexpr,
+    ADDS_SPLITS: tl.constexpr,
+    MIXED: tl.constexpr,
+    BY_OFFSET: tl.constexpr,
+    HAS_BIAS: tl.constexpr,
+    HAS_MERGED: tl.constexpr,
+    PRECISION: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_O: tl.constexpr,
+    BLOCK_T: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+):
+    dtype = x_ptr.dtype.element_ty
+    # Column tiles begin anew at every module, so that each belongs to one.
+    o_tile = tl.program_id(1)
+    module, module_begin, module_end = 0, 0, out_features
+    if MODULES > 1:
+        module_end = end0
+        tiles = tl.cdiv(end0, BLOCK_O)
+        if o_tile >= tiles:
+            o_tile -= tiles
+            module, module_begin, module_end = 1, end0, end1
+            if MODULES > 2:
+                tiles = tl.cdiv(end1 - end0, BLOCK_O)
+                if o_tile >= tiles:
+                    o_tile -= tiles
+                    module, module_begin, module_end = 2, end1, out_features
+    column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
+    columns = module_end - module_begin
+    o_in = column < columns
+
+    slot = -1
+    if MODULES == 0 or MIXED:
+        row = tl.program_id(0) * BLOCK_T
+        row_end = tl.minimum(row + BLOCK_T, num_rows)
+    else:
+        row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(0), BLOCK_S, BLOCK_T)
+        if row >= row_end:
+            return
+    t = row + tl.arange(0, BLOCK_T)
+    t_in = t < row_end
+    x_rows = x_ptr + t.to(tl.int64)[:, None] * x_stride_t
+    w_rows = w_ptr + (module_begin + column).to(tl.int64)[:, None] * in_features
+    shrunk_rows = shrunk_ptr + t.to(tl.int64)[:, None] * shrunk_stride_t + module * width
+
+    # What the segments need is asked for first, so that it is there when W x is done.
+    multiplies_base = True
+    if MODULES > 0:
+        if MIXED:
+            s = tl.arange(0, BLOCK_S)
+            s_in = s < num_segments
+            seg_begin = tl.load(seg_offset_ptr + s, mask=s_in, other=0)
+            seg_end = tl.load(seg_offset_ptr + s + 1, mask=s_in, other=0)
+            slots = tl.load(seg_slot_ptr + s, mask=s_in, other=-1)
+            has_slot = (slots >= 0) & (seg_begin < seg_end)
+        else:
+            slots, has_slot = slot, slot >= 0
+        ranks, offsets = rank_and_offset(b_ptr, rank_ptr, module, slots, num_slots, columns, has_slot, BY_OFFSET)
+        scales = tl.load(scale_ptr + module * num_slots + slots, mask=has_slot, other=0.0)
+        if PARTS > 0:
+            share = add_parts(shrunk_rows, shrunk_stride_p, t_in, PARTS, BLOCK_R, BLOCK_T)
+            if MIXED:
+                of_row = (t[:, None] >= seg_begin[None, :]) & (t[:, None] < seg_end[None, :])
+                share *= tl.sum(tl.where(of_row, scales[None, :], 0.0), axis=1)[:, None]
+            else:
+                share *= scales
+        if HAS_MERGED:
+            copies = tl.load(merged_ptr + module * num_slots + slots, mask=has_slot, other=0)
+            if MIXED:
+                multiplies_base = tl.max(((seg_begin < seg_end) & (copies == 0)).to(tl.int32), axis=0) > 0
+            elif copies != 0:
+                w_rows = matrix_ptr + copies * 16 + column.to(tl.int64)[:, None] * in_features
+
+    acc = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
+    if ADDS_SPLITS:
+        before = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
+        for p in range(0, SPLITS - 1):
+            part = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
+            k = p * split_len
+            before += _add_product(part, w_rows, x_rows, o_in, t_in, k, k + split_len, PRECISION, BLOCK_K, EVEN_K)
+        k = (SPLITS - 1) * split_len
+        acc = _add_product(acc, w_rows, x_rows, o_in, t_in, k, in_features, PRECISION, BLOCK_K, EVEN_K)
+        is_last = True
+    else:
+        k_begin = tl.program_id(2) * split_len
+        k_end = tl.minimum(k_begin + split_len, in_features)
+        is_last = k_end == in_features
+        if multiplies_base:
+            acc = _add_product(acc, w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION, BLOCK_K, EVEN_K)
+        if HAS_MERGED and MIXED:
+            for i in range(0, num_segments):
+                copy = tl.sum(tl.where(s == i, copies, 0), axis=0)
+                if copy != 0:
+                    mine = (t >= tl.sum(tl.where(s == i, seg_begin, 0))) & (t < tl.sum(tl.where(s == i, seg_end, 0)))
+                    copy_rows = matrix_ptr + copy * 16 + column.to(tl.int64)[:, None] * in_features
+                    other = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
+                    other = _add_product(
+                        other, copy_rows, x_rows, o_in, t_in & mine, k_begin, k_end, PRECISION, BLOCK_K, EVEN_K
+                    )
+                    acc = tl.where(mine[None, :], other, acc)
+    if MODULES > 0:
+        if is_last:
+            if MIXED:
+                # Rank block by rank block, and in each segment by segment: one flat loop, so that B is fetched ahead.
+                count = tl.max(tl.where(ranks > 0, s + 1, 0), axis=0)
+                for i in range(0, tl.cdiv(tl.max(ranks, axis=0), BLOCK_R) * count):
+                    pick = s == i % tl.maximum(count, 1)
+                    first = (i // tl.maximum(count, 1)) * BLOCK_R
+                    rank = tl.sum(tl.where(pick, ranks, 0), axis=0)
+                    offset = tl.sum(tl.where(pick, offsets, 0), axis=0)
+                    if BY_OFFSET:
+                        offset = offset // 16 * 16
+                    r = first + tl.arange(0, BLOCK_R)
+                    b_rows = matrix_ptr + offset + r.to(tl.int64)[:, None] * columns
+                    b = tl.load(b_rows + column[None, :], mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
+                    if PARTS > 0:
+                        other = tl.dot(tl.trans(b), tl.trans(share.to(dtype)), acc, input_precision=PRECISION)
+                    else:
+                        share_here = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
+                        other = tl.dot(tl.trans(b), tl.trans(share_here), acc, input_precision=PRECISION)
+                    mine = (t >= tl.sum(tl.where(pick, seg_begin, 0))) & (t < tl.sum(tl.where(pick, seg_end, 0)))
+                    acc = tl.where(
+                        (mine & (first < rank))[None, :], other, acc
+                    )  # not multiplied by 0: B may hold a NaN
+            else:
+                b_columns = matrix_ptr + offsets + column[None, :]
+                if PARTS > 0:
+                    r = tl.arange(0, BLOCK_R)
+                    b_rows = b_columns + r.to(tl.int64)[:, None] * columns
+                    b = tl.load(b_rows, mask=(r < ranks)[:, None] & o_in[None, :], other=0.0)
+                    acc = tl.dot(tl.trans(b), tl.trans(share.to(dtype)), acc, input_precision=PRECISION)
+                else:
+                    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, ranks, PRECISION, BLOCK_R)
+    if HAS_BIAS:
+        bias = tl.load(bias_ptr + module_begin + column, mask=o_in & is_last, other=0.0)
+        acc += bias[:, None]
+    if ADDS_SPLITS:
+        acc = before + acc
+    y = y_ptr + t.to(tl.int64)[:, None] * y_stride_t + (module_begin + column)[None, :]
+    if not ADDS_SPLITS:
+        y += tl.program_id(2).to(tl.int64) * y_stride_p
+    tl.store(y, tl.trans(acc).to(y_ptr.dtype.element_ty), mask=t_in[:, None] & o_in[None, :])
+
+
+def lora_linear(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    y: torch.Tensor,
+    adapters: Adapters | None = None,
+    segments: Segments | None = None,
+    shrunk: torch.Tensor | None = None,
+    *,
+    tile: Tile | None = None,
+) -> int:
+    """Writes W x + bias + scale B s of every row.
+
+    Args:
+        x: [T, I], rows may be strided.
+        weight: [O, I] contiguous, in x's dtype.
+        bias: [O] float32, or None.
+        y: [T, O] of any dtype: the sums; or float32 [num_splits(O, I), T, O]: parts of them, whose sum in order is the same to
+            the bit. Written.
+        adapters, segments, shrunk: of the rows, and A x as lora_shrink writes it; or None for the base alone.
+        tile: one that tuning found; by default tile_for(T).
+
+    Returns:
+        How many planes of y were written.
+    """
+    rows, in_features = x.shape
+    out_features = weight.shape[0]
+    if rows == 0:
+        return 1
+    tile = tile or tile_for(rows)
+    splits = num_splits(out_features, in_features)
+    mixed = rows <= MOST_MIXED_ROWS
+    adds_splits = splits > 1 and (y.dim() == 2 or not mixed)
+    with_adapters = adapters is not None and segments is not None and segments.count > 0
+    if with_adapters and shrunk.dim() == 3 and adapters.width > BLOCK_R:
+        raise ValueError(f"more than {BLOCK_R} ranks take A x that is summed: see lora_shrink.add_parts")
+    ends = adapters.column_ends if with_adapters else (out_features,)
+    begins = (0, *ends[:-1])
+    row_tiles = (
+        triton.cdiv(rows, tile.block_t) if not with_adapters or mixed else segments.most_tiles(rows, tile.block_t)
+    )
+    column_tiles = sum(triton.cdiv(end - begin, tile.block_o) for begin, end in zip(begins, ends, strict=True))
+    length = split_len(out_features, in_features)
+    _lora_linear_kernel[(row_tiles, column_tiles, 1 if adds_splits else splits)](
+        x,
+        x.stride(0),
+        weight,
+        bias if bias is not None else x,
+        y,
+        y.stride(0) if y.dim() == 3 else 0,
+        y.stride(-2),
+        shrunk if with_adapters else x,
+        shrunk.stride(0) if with_adapters and shrunk.dim() == 3 else 0,
+        shrunk.stride(-2) if with_adapters else 0,
+        (adapters.b_t if adapters.anchor is None else adapters.anchor) if with_adapters else x,
+        adapters.b_t if with_adapters else x,
+        adapters.rank if with_adapters else x,
+        adapters.scale if with_adapters else x,
+        adapters.merged if with_adapters and adapters.merged is not None else x,
+        segments.seg_offset if with_adapters else x,
+        segments.seg_slot if with_adapters else x,
+        segments.count if with_adapters else 0,
+        adapters.num_slots if with_adapters else 0,
+        rows,
+        in_features,
+        out_features,
+        length,
+        ends[0],
+        ends[1] if len(ends) > 1 else out_features,
+        adapters.width if with_adapters else 0,
+        MODULES=len(ends) if with_adapters else 0,
+        PARTS=0 if not with_adapters or shrunk.dim() == 2 else num_parts(in_features),
+        SPLITS=splits,
+        ADDS_SPLITS=adds_splits,
+        MIXED=mixed,
+        BY_OFFSET=with_adapters and adapters.anchor is not None,
+        HAS_BIAS=bias is not None,
+        HAS_MERGED=with_adapters and adapters.merged is not None,
+        PRECISION="ieee",
+        EVEN_K=in_features % tile.block_k == 0 and length % tile.block_k == 0,
+        BLOCK_S=segments.block if with_adapters else 1,
+        BLOCK_R=BLOCK_R,
+        BLOCK_O=tile.block_o,
+        BLOCK_T=tile.block_t,
+        BLOCK_K=tile.block_k,
+        num_warps=tile.warps,
+        num_stages=tile.stages,
+    )
+    return splits if y.dim() == 3 and not adds_splits else 1
