@@ -60,6 +60,7 @@ setup(
     package_dir={"lorid_kernels": "kernels"},
     package_data={
         "lorid_engine": ["py.typed"],
+        "lorid_kernels": ["tuned.json"],
         "lorid_engine.solver": ["data/**/*"],
         "lorid_engine.evaluation": ["page.html"],
     },

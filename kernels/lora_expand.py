@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import chains, follow, overlap_options
 from lorid_kernels.lora_linear import add_share
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 
@@ -31,12 +32,15 @@ def _lora_expand_kernel(
     width,
     MODULES: tl.constexpr,
     BY_OFFSET: tl.constexpr,
+    CHAINS: tl.constexpr,
     PRECISION: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    follow(OVERLAPS)
     o_tile = tl.program_id(0)
     module, module_begin, module_end = 0, 0, out_features
     if MODULES > 1:
@@ -65,7 +69,7 @@ def _lora_expand_kernel(
     acc = tl.trans(tl.load(y, mask=inside, other=0.0)).to(tl.float32)
     shrunk_rows = shrunk_ptr + t.to(tl.int64)[:, None] * shrunk_stride_t + module * width
     b_columns = matrix_ptr + offset + column[None, :]
-    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, PRECISION, BLOCK_R)
+    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, CHAINS, PRECISION, BLOCK_R)
     tl.store(y, tl.trans(acc).to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -100,6 +104,7 @@ def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, adapters: Adapters, segme
         adapters.width,
         MODULES=len(ends),
         BY_OFFSET=adapters.anchor is not None,
+        CHAINS=chains(),
         PRECISION="ieee",
         BLOCK_S=segments.block,
         BLOCK_R=BLOCK_R,
@@ -107,4 +112,5 @@ def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, adapters: Adapters, segme
         BLOCK_T=block_t,
         num_warps=4,
         num_stages=3,
+        **overlap_options(),
     )

@@ -11,44 +11,18 @@ so that no tile has rows of two segments.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import chains, follow, overlap_options
 from lorid_kernels.lora_shrink import num_parts
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
+from lorid_kernels.tuning import Tile, tile_for
 
 MOST_MIXED_ROWS = 128
 ENOUGH_TILES = 100  # column tiles that keep the memory of the largest chips busy
 LEAST_PART = 1024
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A tile of block_o columns by block_t rows, block_k features at a time."""
-
-    block_o: int
-    block_t: int
-    block_k: int
-    warps: int
-    stages: int
-
-
-# By the most rows that they are for. Shared memory of each is below 99 KiB.
-TILES = {
-    16: Tile(64, 16, 128, 4, 4),
-    32: Tile(64, 32, 128, 4, 4),
-    64: Tile(64, 64, 128, 4, 3),
-    128: Tile(64, 128, 64, 4, 4),
-}
-MANY_ROWS = Tile(128, 128, 64, 8, 3)
-
-
-def tile_for(rows: int) -> Tile:
-    """The tile that is good for a number of rows where nothing was measured."""
-    return next((tile for most, tile in TILES.items() if rows <= most), MANY_ROWS)
 
 
 def split_len(out_features: int, in_features: int) -> int:
@@ -64,8 +38,9 @@ def num_splits(out_features: int, in_features: int) -> int:
 
 
 @triton.jit
-def _add_product(acc, w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):  # fmt: skip
-    """acc [BLOCK_O, BLOCK_T] + W x over some features."""
+def _part(w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):  # fmt: skip
+    """W x [BLOCK_O, BLOCK_T] over some features."""
+    acc = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
     for k0 in range(k_begin, k_end, BLOCK_K):
         k = k0 + tl.arange(0, BLOCK_K)
         if EVEN_K:
@@ -80,13 +55,40 @@ def _add_product(acc, w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION: tl.
 
 
 @triton.jit
-def add_share(acc, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):
+def _product(w_rows, x_rows, o_in, t_in, first, last, split_len, in_features, SEVERAL: tl.constexpr, PRECISION: tl.constexpr, BLOCK_O: tl.constexpr, BLOCK_T: tl.constexpr, BLOCK_K: tl.constexpr, EVEN_K: tl.constexpr):  # fmt: skip
+    """W x over the last of some parts of the features, and the sum of those before it."""
+    before = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
+    if SEVERAL:
+        for p in range(first, last - 1):
+            k = p * split_len
+            before += _part(w_rows, x_rows, o_in, t_in, k, k + split_len, PRECISION, BLOCK_O, BLOCK_T, BLOCK_K, EVEN_K)
+    k = (last - 1) * split_len
+    end = tl.minimum(k + split_len, in_features)
+    return before, _part(w_rows, x_rows, o_in, t_in, k, end, PRECISION, BLOCK_O, BLOCK_T, BLOCK_K, EVEN_K)
+
+
+@triton.jit
+def add_block(acc, b, s, t_in, CHAINS: tl.constexpr, SELECTS: tl.constexpr, PRECISION: tl.constexpr):
+    """acc [BLOCK_O, BLOCK_T] + B s over a block of ranks, in the rows t_in; SELECTS: others are not to change.
+
+    What is not theirs is left out, not multiplied by 0: B may hold a NaN. An accumulator that begins with 0 never is -0, so
+    adding 0 changes no bit. CHAINS: one sum from the first feature to the last rank; it is the same for all rows of a device.
+    """
+    if CHAINS:
+        other = tl.dot(tl.trans(b), tl.trans(s), acc, input_precision=PRECISION)
+        return tl.where(t_in[None, :], other, acc) if SELECTS else other
+    other = tl.dot(tl.trans(b), tl.trans(s), input_precision=PRECISION)
+    return acc + tl.where(t_in[None, :], other, 0.0)
+
+
+@triton.jit
+def add_share(acc, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, CHAINS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
     """acc [BLOCK_O, BLOCK_T] + B s, where s [T, width] is scaled already."""
     for r0 in range(0, rank, BLOCK_R):
         r = r0 + tl.arange(0, BLOCK_R)
         s = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
         b = tl.load(b_columns + r.to(tl.int64)[:, None] * b_stride, mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
-        acc = tl.dot(tl.trans(b), tl.trans(s), acc, input_precision=PRECISION)
+        acc = add_block(acc, b, s, t_in, CHAINS, False, PRECISION)
     return acc
 
 
@@ -136,6 +138,7 @@ def _lora_linear_kernel(
     BY_OFFSET: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     HAS_MERGED: tl.constexpr,
+    CHAINS: tl.constexpr,
     PRECISION: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
@@ -143,6 +146,7 @@ def _lora_linear_kernel(
     BLOCK_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
     dtype = x_ptr.dtype.element_ty
     # Column tiles begin anew at every module, so that each belongs to one.
@@ -162,6 +166,7 @@ def _lora_linear_kernel(
     column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
     columns = module_end - module_begin
     o_in = column < columns
+    follow(OVERLAPS)
 
     slot = -1
     if MODULES == 0 or MIXED:
@@ -205,34 +210,25 @@ def _lora_linear_kernel(
             elif copies != 0:
                 w_rows = matrix_ptr + copies * 16 + column.to(tl.int64)[:, None] * in_features
 
+    first, last = 0, SPLITS
+    if not ADDS_SPLITS:
+        first = tl.program_id(2)
+        last = first + 1
+    before = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)  # the sum of all parts but the last
     acc = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
-    if ADDS_SPLITS:
-        before = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
-        for p in range(0, SPLITS - 1):
-            part = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
-            k = p * split_len
-            before += _add_product(part, w_rows, x_rows, o_in, t_in, k, k + split_len, PRECISION, BLOCK_K, EVEN_K)
-        k = (SPLITS - 1) * split_len
-        acc = _add_product(acc, w_rows, x_rows, o_in, t_in, k, in_features, PRECISION, BLOCK_K, EVEN_K)
-        is_last = True
-    else:
-        k_begin = tl.program_id(2) * split_len
-        k_end = tl.minimum(k_begin + split_len, in_features)
-        is_last = k_end == in_features
-        if multiplies_base:
-            acc = _add_product(acc, w_rows, x_rows, o_in, t_in, k_begin, k_end, PRECISION, BLOCK_K, EVEN_K)
-        if HAS_MERGED and MIXED:
-            for i in range(0, num_segments):
-                copy = tl.sum(tl.where(s == i, copies, 0), axis=0)
-                if copy != 0:
-                    mine = (t >= tl.sum(tl.where(s == i, seg_begin, 0))) & (t < tl.sum(tl.where(s == i, seg_end, 0)))
-                    copy_rows = matrix_ptr + copy * 16 + column.to(tl.int64)[:, None] * in_features
-                    other = tl.zeros((BLOCK_O, BLOCK_T), dtype=tl.float32)
-                    other = _add_product(
-                        other, copy_rows, x_rows, o_in, t_in & mine, k_begin, k_end, PRECISION, BLOCK_K, EVEN_K
-                    )
-                    acc = tl.where(mine[None, :], other, acc)
-    if MODULES > 0:
+    if multiplies_base:
+        before, acc = _product(w_rows, x_rows, o_in, t_in, first, last, split_len, in_features, ADDS_SPLITS, PRECISION, BLOCK_O, BLOCK_T, BLOCK_K, EVEN_K)  # fmt: skip
+    if HAS_MERGED and MIXED:
+        for i in range(0, num_segments):
+            copy = tl.sum(tl.where(s == i, copies, 0), axis=0)
+            if copy != 0:
+                mine = (t >= tl.sum(tl.where(s == i, seg_begin, 0))) & (t < tl.sum(tl.where(s == i, seg_end, 0)))
+                rows = matrix_ptr + copy * 16 + column.to(tl.int64)[:, None] * in_features
+                other_before, other = _product(rows, x_rows, o_in, t_in & mine, first, last, split_len, in_features, ADDS_SPLITS, PRECISION, BLOCK_O, BLOCK_T, BLOCK_K, EVEN_K)  # fmt: skip
+                before = tl.where(mine[None, :], other_before, before)
+                acc = tl.where(mine[None, :], other, acc)
+    is_last = last == SPLITS
+    if MODULES > 0:  # noqa: SIM102 (the compiler takes one of the two at a time)
         if is_last:
             if MIXED:
                 # Rank block by rank block, and in each segment by segment: one flat loop, so that B is fetched ahead.
@@ -247,24 +243,21 @@ def _lora_linear_kernel(
                     r = first + tl.arange(0, BLOCK_R)
                     b_rows = matrix_ptr + offset + r.to(tl.int64)[:, None] * columns
                     b = tl.load(b_rows + column[None, :], mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
+                    mine = (t >= tl.sum(tl.where(pick, seg_begin, 0))) & (t < tl.sum(tl.where(pick, seg_end, 0)))
                     if PARTS > 0:
-                        other = tl.dot(tl.trans(b), tl.trans(share.to(dtype)), acc, input_precision=PRECISION)
+                        share_here = share.to(dtype)
                     else:
                         share_here = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
-                        other = tl.dot(tl.trans(b), tl.trans(share_here), acc, input_precision=PRECISION)
-                    mine = (t >= tl.sum(tl.where(pick, seg_begin, 0))) & (t < tl.sum(tl.where(pick, seg_end, 0)))
-                    acc = tl.where(
-                        (mine & (first < rank))[None, :], other, acc
-                    )  # not multiplied by 0: B may hold a NaN
+                    acc = add_block(acc, b, share_here, mine & (first < rank), CHAINS, True, PRECISION)
             else:
                 b_columns = matrix_ptr + offsets + column[None, :]
                 if PARTS > 0:
                     r = tl.arange(0, BLOCK_R)
                     b_rows = b_columns + r.to(tl.int64)[:, None] * columns
                     b = tl.load(b_rows, mask=(r < ranks)[:, None] & o_in[None, :], other=0.0)
-                    acc = tl.dot(tl.trans(b), tl.trans(share.to(dtype)), acc, input_precision=PRECISION)
+                    acc = add_block(acc, b, share.to(dtype), t_in, CHAINS, False, PRECISION)
                 else:
-                    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, ranks, PRECISION, BLOCK_R)
+                    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, ranks, CHAINS, PRECISION, BLOCK_R)
     if HAS_BIAS:
         bias = tl.load(bias_ptr + module_begin + column, mask=o_in & is_last, other=0.0)
         acc += bias[:, None]
@@ -296,7 +289,7 @@ def lora_linear(
         y: [T, O] of any dtype: the sums; or float32 [num_splits(O, I), T, O]: parts of them, whose sum in order is the same to
             the bit. Written.
         adapters, segments, shrunk: of the rows, and A x as lora_shrink writes it; or None for the base alone.
-        tile: one that tuning found; by default tile_for(T).
+        tile: another than tuning.tile_for says.
 
     Returns:
         How many planes of y were written.
@@ -305,13 +298,13 @@ def lora_linear(
     out_features = weight.shape[0]
     if rows == 0:
         return 1
-    tile = tile or tile_for(rows)
     splits = num_splits(out_features, in_features)
     mixed = rows <= MOST_MIXED_ROWS
     adds_splits = splits > 1 and (y.dim() == 2 or not mixed)
     with_adapters = adapters is not None and segments is not None and segments.count > 0
     if with_adapters and shrunk.dim() == 3 and adapters.width > BLOCK_R:
         raise ValueError(f"more than {BLOCK_R} ranks take A x that is summed: see lora_shrink.add_parts")
+    tile = tile or tile_for(rows, out_features, in_features, adapters.width if with_adapters else 0, splits)
     ends = adapters.column_ends if with_adapters else (out_features,)
     begins = (0, *ends[:-1])
     row_tiles = (
@@ -354,6 +347,7 @@ def lora_linear(
         BY_OFFSET=with_adapters and adapters.anchor is not None,
         HAS_BIAS=bias is not None,
         HAS_MERGED=with_adapters and adapters.merged is not None,
+        CHAINS=chains(),
         PRECISION="ieee",
         EVEN_K=in_features % tile.block_k == 0 and length % tile.block_k == 0,
         BLOCK_S=segments.block if with_adapters else 1,
@@ -363,5 +357,6 @@ def lora_linear(
         BLOCK_K=tile.block_k,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        **overlap_options(),
     )
     return splits if y.dim() == 3 and not adds_splits else 1

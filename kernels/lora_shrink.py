@@ -11,11 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import follow, overlap_options
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 
 MOST_PARTS = 4
 MANY_ROWS = 128
-MOST_ROWS_OF_PARTS = 64  # more do not fit into the registers of lora_linear's tile
+MOST_ROWS_OF_PARTS = 32  # more do not fit into the registers of lora_linear's tile
 
 
 def part_len(in_features: int) -> int:
@@ -55,7 +56,9 @@ def _lora_shrink_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    follow(OVERLAPS)
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     module = tl.program_id(0) // rank_blocks
     first_rank = (tl.program_id(0) % rank_blocks) * BLOCK_R
@@ -112,12 +115,15 @@ def _add_parts_kernel(
     columns_out,  # of a module in shrunk
     rank_blocks,
     PARTS: tl.constexpr,
+    WHOLE: tl.constexpr,  # whole blocks of ranks lie there
     SCALES: tl.constexpr,
     BY_OFFSET: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_T: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    follow(OVERLAPS)
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     module = tl.program_id(0) // rank_blocks
     first_rank = (tl.program_id(0) % rank_blocks) * BLOCK_R
@@ -131,7 +137,7 @@ def _add_parts_kernel(
     parts = parts_ptr + t[:, None] * parts_stride_t + (module * columns_in + r)[None, :]
     total = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     for p in tl.static_range(PARTS):
-        total += tl.load(parts + p * parts_stride_p, mask=t_in & (r < rank)[None, :], other=0.0)
+        total += tl.load(parts + p * parts_stride_p, mask=t_in if WHOLE else t_in & (r < rank)[None, :], other=0.0)
     if SCALES:
         total *= tl.load(scale_ptr + module * num_slots + slot)
     shrunk = shrunk_ptr + t[:, None] * shrunk_stride_t + (module * columns_out + r)[None, :]
@@ -180,20 +186,28 @@ def lora_shrink(x: torch.Tensor, adapters: Adapters, segments: Segments, shrunk:
         BLOCK_R=BLOCK_R,
         BLOCK_T=block_t,
         BLOCK_K=block_k,
-        num_warps=4,
+        num_warps=8 if block_t == 128 else 4,
         num_stages=4 if block_t <= 32 else 3,
+        **overlap_options(),
     )
 
 
 def add_parts(
-    parts: torch.Tensor, adapters: Adapters, segments: Segments, shrunk: torch.Tensor, *, scales: bool
+    parts: torch.Tensor,
+    adapters: Adapters,
+    segments: Segments,
+    shrunk: torch.Tensor,
+    *,
+    scales: bool,
+    whole: bool = True,
 ) -> None:
     """Writes the sums of lora_shrink's parts, in order, and zeros from a row's rank to the next multiple of BLOCK_R.
 
     Args:
-        parts: float32 [parts, T, M columns] with columns of at least max_rank; what lies past a rank is not read.
+        parts: float32 [parts, T, M columns] with columns of at least max_rank.
         shrunk: [T, M columns] of any dtype. Written.
         scales: times the slot's scale.
+        whole: the parts are zeros past a rank, as lora_shrink writes them; else what lies there is not read.
     """
     rows = shrunk.shape[0]
     if rows == 0 or segments.count == 0:
@@ -217,12 +231,14 @@ def add_parts(
         shrunk.shape[1] // adapters.modules,
         rank_blocks,
         PARTS=parts.shape[0],
+        WHOLE=whole,
         SCALES=scales,
         BY_OFFSET=adapters.anchor is not None,
         BLOCK_S=segments.block,
         BLOCK_R=BLOCK_R,
         BLOCK_T=block_t,
         num_warps=4,
+        **overlap_options(),
     )
 
 

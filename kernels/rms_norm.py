@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import follow, overlap_options
+
 
 @triton.jit
 def _rms_norm_kernel(
@@ -22,21 +24,25 @@ def _rms_norm_kernel(
     PLANES: tl.constexpr,
     HAS_ROWS: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    follow(OVERLAPS)
     k = tl.program_id(0).to(tl.int64)
     t = tl.load(rows_ptr + k).to(tl.int64) if HAS_ROWS else k
     e = tl.arange(0, BLOCK_E)
     inside = e < features
     x = tl.load(x_ptr + t * x_stride_t + e, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + e, mask=inside, other=0.0)
     if PLANES > 0:
-        total = tl.load(planes_ptr + t * features + e, mask=inside, other=0.0)
-        for p in tl.static_range(1, PLANES):
+        planes_stride_p = tl.cast(planes_stride_p, tl.int64)
+        total = tl.zeros([BLOCK_E], tl.float32)
+        for p in tl.static_range(PLANES):
             total += tl.load(planes_ptr + p * planes_stride_p + t * features + e, mask=inside, other=0.0)
         x += total
         if not HAS_ROWS:  # a row may be sampled several times: nobody reads the sum of the last layer again
             tl.store(x_ptr + t * x_stride_t + e, x.to(x_ptr.dtype.element_ty), mask=inside)
     mean = tl.sum(x * x, axis=0) / features
-    y = x * (1.0 / tl.sqrt_rn(mean + epsilon)) * tl.load(weight_ptr + e, mask=inside, other=0.0)
+    y = x * (1.0 / tl.sqrt_rn(mean + epsilon)) * weight
     tl.store(y_ptr + k * y_stride_t + e, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -77,4 +83,6 @@ def rms_norm(
         HAS_ROWS=rows is not None,
         BLOCK_E=block,
         num_warps=min(max(block // 512, 1), 8),
+        enable_fp_fusion=False,  # with planes and without, the same bits
+        **overlap_options(),
     )

@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import follow, overlap_options
+
 PAGE_TOKENS = 16
 
 
@@ -30,7 +32,9 @@ def _rope_kernel(
     K_NORM: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_D: tl.constexpr,  # D / 2 up to a power of two
+    OVERLAPS: tl.constexpr,
 ):
+    follow(OVERLAPS)
     HALF: tl.constexpr = HEAD_DIM // 2
     t = tl.program_id(0).to(tl.int64)
     h = (tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H))[:, None]
@@ -120,4 +124,5 @@ def rope(
         BLOCK_H=block_h,
         BLOCK_D=block_d,
         num_warps=4,
+        **overlap_options(),
     )

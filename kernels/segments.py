@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 
-
 BLOCK_R = 64  # ranks of a tile
 
 

@@ -6,9 +6,12 @@ import torch
 import triton
 import triton.language as tl
 
+from lorid_kernels.launch import follow, overlap_options
+
 
 @triton.jit
-def _silu_mul_kernel(x_ptr, x_stride_t, y_ptr, y_stride_t, features, BLOCK_F: tl.constexpr):
+def _silu_mul_kernel(x_ptr, x_stride_t, y_ptr, y_stride_t, features, BLOCK_F: tl.constexpr, OVERLAPS: tl.constexpr):
+    follow(OVERLAPS)
     t = tl.program_id(0).to(tl.int64)
     f = tl.program_id(1) * BLOCK_F + tl.arange(0, BLOCK_F)
     inside = f < features
@@ -28,4 +31,4 @@ def silu_mul(x: torch.Tensor, y: torch.Tensor) -> None:
         return
     block = min(triton.next_power_of_2(features), 1024)
     grid = (rows, triton.cdiv(features, block))
-    _silu_mul_kernel[grid](x, x.stride(0), y, y.stride(0), features, BLOCK_F=block, num_warps=4)
+    _silu_mul_kernel[grid](x, x.stride(0), y, y.stride(0), features, BLOCK_F=block, num_warps=4, **overlap_options())

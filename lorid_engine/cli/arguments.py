@@ -56,7 +56,7 @@ def _from(least: float) -> Callable[[str], float]:
 
 def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default=None, help="an installed pack's name, or a folder with a pack.toml")
-    parser.add_argument("--device", default="cpu", help="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on; default: %(default)s")
     parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="default: %(default)s")
     parser.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
     parser.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
@@ -98,13 +98,32 @@ def _add_bench(commands: argparse._SubParsersAction[_Parser]) -> None:
     decode.add_argument(
         "--runs", type=_whole(5, 1000), default=5, help="whose medians are reported; default: %(default)s"
     )
-    decode.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+    decode.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    decode.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on; default: %(default)s")
     decode.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
     decode.add_argument("--seed", type=_whole(0, 2**32 - 1), default=0)
     decode.add_argument("--plot", metavar="FILE", help="tokens/s against adapters, as .svg, .png or .pdf")
     decode.add_argument("--json", action="store_true", help="a list of rows on stdout")
 
     _add_limits(actions)
+    _add_tiles(actions)
+
+
+def _add_tiles(actions: argparse._SubParsersAction[_Parser]) -> None:
+    about = "Times the GPU kernels' tiles for every linear layer of a base and keeps the fastest: they change speed, never a bit."
+    tiles = actions.add_parser("tiles", help="find the GPU kernels' fastest tiles", description=about)
+    tiles.set_defaults(module="bench_tiles")
+    base = tiles.add_mutually_exclusive_group(required=True)
+    base.add_argument(
+        "--base", help="a folder, a .gguf file, or a hub's model, whose config.json gives the layers' shapes"
+    )
+    base.add_argument("--random-shape", choices=SHAPES, help="one of these shapes instead")
+    tiles.add_argument("--revision", help="of a hub's model")
+    tiles.add_argument("--rank", type=_list_of(_whole(0, 512)), default="0,64,512", help="default: %(default)s")
+    tiles.add_argument("--device", default="cuda", help="cuda, or cuda:1 and so on; default: %(default)s")
+    tiles.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    tiles.add_argument("--out", metavar="FILE", help="default: tiles.json in the cache, which engines read")
+    tiles.add_argument("--json", action="store_true", help="a list of rows on stdout")
 
 
 def _add_limits(actions: argparse._SubParsersAction[_Parser]) -> None:

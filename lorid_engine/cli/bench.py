@@ -55,6 +55,7 @@ def run(options: argparse.Namespace) -> int:
     facts = machine_facts(options.threads)
     about = {
         "dtype": options.dtype,
+        "device": options.device,
         "threads": facts["threads"],
         "instruction_set": facts["instruction set"],
     }
@@ -88,10 +89,11 @@ def _engine(options: argparse.Namespace, plan: DecodePlan, console: Console) -> 
         source = Checkpoint(folder)
     if plan.tokens > config.max_positions:
         raise ConfigError(f"--prompt and --new pass the base's context of {config.max_positions} tokens")
-    dtype = EngineOptions(dtype=options.dtype).torch_dtype
+    dtype = EngineOptions(dtype=options.dtype, device=options.device).torch_dtype
     pages = (2 * largest + 1) * -(-plan.tokens // PAGE_TOKENS)
     engine_options = EngineOptions(
         dtype=options.dtype,
+        device=options.device,
         threads=options.threads,
         max_batch_rows=largest,
         max_batch_tokens=max(512, step_tokens(largest)),

@@ -16,15 +16,16 @@ from typing import Any
 import numpy as np
 import torch
 
+from lorid_engine import env
 from lorid_engine.engine.batch import StepBatch, StepResult
 from lorid_engine.engine.options import EngineOptions
 from lorid_engine.engine.step_buffers import Sampling, StepBuffers, StepShape
-from lorid_engine.errors import CapacityError
+from lorid_engine.errors import CapacityError, ConfigError
 from lorid_engine.model.adapters import LoraAdapter
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.device_adapters import DeviceAdapters
+from lorid_engine.model.device_adapters import DeviceAdapters, Kind
 from lorid_engine.model.device_forward import DeviceForward, DeviceModel, DeviceSource, DeviceStep, plain
-from lorid_engine.model.llama import LlamaWeights, forward, load_llama
+from lorid_engine.model.llama import ForwardOps, LlamaWeights, forward, load_llama
 from lorid_engine.model.weights import TensorSource
 from lorid_engine.ops.kv_pages import PAGE_TOKENS
 
@@ -62,6 +63,7 @@ class DeviceRunner:
         self, checkpoint: TensorSource, config: ModelConfig, options: EngineOptions, *, num_slots: int
     ) -> None:
         self._device, self._dtype = torch.device(options.device), options.torch_dtype
+        _use_measured_tiles()
         source = DeviceSource(checkpoint, self._device)
         with self._memory("the weights of this base", "use a smaller base"):
             self.weights: LlamaWeights = load_llama(source, config, self._dtype, plain)
@@ -79,8 +81,7 @@ class DeviceRunner:
                 max_query=options.max_batch_tokens,
             )
             self._buffers = StepBuffers(most, self._device, pinned=self._records)
-        self._graphs: dict[tuple[StepShape, tuple[int, bool]], _Graph] = {}
-        self._pool: Any = None
+        self._graphs: dict[tuple[StepShape, Kind], _Graph] = {}
         self._logits: torch.Tensor | None = None
         self._profile: dict[str, float] | None = None
 
@@ -182,9 +183,8 @@ class DeviceRunner:
             self._launch(step, sampling)  # compiles what is not compiled yet
             torch.cuda.synchronize(self._device)
             graph = torch.cuda.CUDAGraph()
-            if self._pool is None:
-                self._pool = torch.cuda.graph_pool_handle()
-            with torch.cuda.graph(graph, pool=self._pool):
+            shared = next(iter(self._graphs.values()), None)  # they never run at once: one pool holds what all need
+            with torch.cuda.graph(graph, pool=shared.graph.pool() if shared else None):
                 logits, token_ids = self._launch(step, sampling)
             self._graphs[key] = _Graph(graph, logits, token_ids)
         return self._graphs[key]
@@ -194,7 +194,8 @@ class DeviceRunner:
         from lorid_kernels.sample import sample
 
         with torch.inference_mode():
-            logits = forward(DeviceForward(self.model, self.adapters, step), self.weights)
+            ops: ForwardOps[Any] = DeviceForward(self.model, self.adapters, step)
+            logits = forward(ops, self.weights)
             token_ids = torch.empty(logits.shape[0], dtype=torch.int32, device=self._device)
             if logits.shape[0]:
                 sample(logits, *vars(sampling).values(), token_ids)
@@ -222,6 +223,15 @@ class DeviceRunner:
         """The last step's logits [count, V] float32 of its first sampled rows."""
         assert self._logits is not None, "no step has run"
         return self._logits[:count].cpu().numpy()
+
+
+def _use_measured_tiles() -> None:
+    from lorid_kernels import tuning
+
+    try:
+        tuning.use_measured(env.cache_dir() / "tiles.json")
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
 
 
 def _bucket(count: int, buckets: tuple[int, ...]) -> int | None:

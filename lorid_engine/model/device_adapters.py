@@ -20,6 +20,31 @@ LOW_RANK, HIGH_RANK = 64, 512
 
 
 @dataclass(frozen=True)
+class Kind:
+    """What adapters are there, as far as kernels are chosen by it.
+
+    Attributes:
+        max_rank: the largest rank that there is room for.
+        has_merged: whether any module is merged into a copy of its weight.
+        adapted: the fused linears, by their place in a layer, that some adapter has matrices for, in whatever layer.
+    """
+
+    max_rank: int
+    has_merged: bool
+    adapted: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A slot's matrices, their largest rank, and the rest as in Kind."""
+
+    memory: torch.Tensor
+    rank: int
+    has_merged: bool
+    adapted: frozenset[str]
+
+
+@dataclass(frozen=True)
 class _Place:
     """Where a module's entries lie: its fused linear's tables, and its number there."""
 
@@ -44,9 +69,7 @@ class DeviceAdapters:
 
         self._dtype, self._device, self._active_adapters = dtype, device, active_adapters
         self._anchor = torch.empty(_UNIT, dtype=dtype, device=device)
-        self._held: dict[
-            int, tuple[torch.Tensor, int, bool]
-        ] = {}  # memory, largest rank, whether it has merged modules
+        self._held: dict[int, _Held] = {}
         self._places: dict[str, _Place] = {}
         self._tables: dict[str, Adapters] = {}
         for linear in _adaptable(weights):
@@ -70,19 +93,20 @@ class DeviceAdapters:
                 self._places[target.name] = _Place(linear, tables, module)
 
     @property
-    def kind(self) -> tuple[int, bool]:
-        """What a recorded step depends on beside the tables: the largest rank that it has room for, and merged modules."""
-        most = max((rank for _, rank, _ in self._held.values()), default=0)
+    def kind(self) -> Kind:
+        """What a recorded step depends on beside the tables."""
+        most = max((held.rank for held in self._held.values()), default=0)
         room = LOW_RANK if most <= LOW_RANK else -(-most // HIGH_RANK) * HIGH_RANK
-        return room, any(has_merged for *_, has_merged in self._held.values())
+        has_merged = any(held.has_merged for held in self._held.values())
+        return Kind(room, has_merged, frozenset().union(*(held.adapted for held in self._held.values())))
 
     def of(self, linear: FusedLinear) -> Any:
-        """A fused linear's tables for the kernels; None where it cannot be adapted."""
-        if not linear.targets:
+        """A fused linear's tables for the kernels; None where no slot adapts its kind."""
+        kind = self.kind
+        if not linear.targets or _place_in_layer(linear) not in kind.adapted:
             return None
-        max_rank, has_merged = self.kind
         tables = self._tables[linear.targets[0].name]
-        return replace(tables, max_rank=max_rank, merged=tables.merged if has_merged else None)
+        return replace(tables, max_rank=kind.max_rank, merged=tables.merged if kind.has_merged else None)
 
     def load(self, slot: int, modules: Mapping[str, LoraWeights]) -> None:
         """Fills a slot; what was there is let go.
@@ -99,7 +123,8 @@ class DeviceAdapters:
         for name, lora in given.items():
             self._fill(self._places[name], slot, lora, pieces, name in merged)
         rank = max((lora.a.shape[0] for name, lora in given.items() if name not in merged), default=0)
-        self._held[slot] = memory, rank, bool(merged)
+        adapted = frozenset(_place_in_layer(self._places[name].linear) for name in given)
+        self._held[slot] = _Held(memory, rank, bool(merged), adapted)
 
     def unload(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
@@ -144,6 +169,10 @@ class DeviceAdapters:
 def _adaptable(weights: LlamaWeights) -> Iterable[FusedLinear]:
     for layer in weights.layers:
         yield from (layer.qkv, layer.output, layer.gate_up, layer.down)
+
+
+def _place_in_layer(linear: FusedLinear) -> str:
+    return linear.targets[0].name.split(".", 2)[2]
 
 
 def _padded(shape: tuple[int, int]) -> int:

@@ -94,7 +94,7 @@ def _triton(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
     adapters = Adapters(b_t, b_t, rank_offset, scale, (y.shape[1],), shrunk.shape[1])
     segments = Segments(seg_offset, seg_slot)
     scaled = y.new_empty(y.shape[0], adapters.width)
-    add_parts(shrunk.unsqueeze(0), adapters, segments, scaled, scales=True)
+    add_parts(shrunk.unsqueeze(0), adapters, segments, scaled, scales=True, whole=False)
     launch(y, scaled, adapters, segments)
 
 
