@@ -69,7 +69,7 @@ def cases() -> dict[str, tuple]:
             2,
         ),
         "lora_dropout": (X, KEYS, 3, 0.5),
-        "packed_attention": (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0),
+        "packed_attention": (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0, 3),
     }
 
 
