@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -89,7 +90,9 @@ class MicroBatch:
         if device.type == "cpu":
             return self
         tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
-        moved = {name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()}
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()
+        }
         return replace(self, **moved)
 
 
