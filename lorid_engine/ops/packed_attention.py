@@ -237,8 +237,8 @@ def _torch_backward(dout, qkv, cos, sin, seq_offset, num_heads, num_kv_heads, wi
     if not qkv.shape[0]:
         return torch.empty_like(qkv)
     padding = _Padding.of(qkv.shape[0], seq_offset, max_len)
+    padded = padding.pad(_turned(qkv, cos, sin, num_heads, num_kv_heads)).detach().requires_grad_()
     with torch.enable_grad():
-        padded = padding.pad(_turned(qkv, cos, sin, num_heads, num_kv_heads)).requires_grad_()
         out = _attend_padded(padded, num_heads, num_kv_heads, window)
     [grad] = torch.autograd.grad(out, padded, padding.pad(dout))
     # The gradient of a rotation is the rotation back.
