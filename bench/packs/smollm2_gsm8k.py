@@ -73,8 +73,13 @@ class OutOfTime(TrainProgress):
 
     def __init__(self, console: Console, deadline: float) -> None:
         super().__init__(console, quiet=False)
-        self._deadline = deadline
+        self._made, self._deadline = time.monotonic(), deadline
         self.last_step: int | None = None
+
+    def begin(self, found: TrainingSet, held_out: int, step: int, steps: int) -> None:
+        """The data is read. Once the time is over it is read again, to write what there is: that time is kept free."""
+        super().begin(found, held_out, step, steps)
+        self._deadline -= time.monotonic() - self._made
 
     def step(self, report: StepReport) -> None:
         """Shows a step."""
@@ -287,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         training_device(options.device)
         require_new(options.out)
+        files = make_files(options)
         source = load_pack().base if options.base is None else FolderSource(options.base)
         base = resolve_base(source, env.cache_dir())
         settings = TrainingOptions(
@@ -304,7 +310,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rows_per_pass=options.rows_per_pass or 2 * ROWS_PER_PASS[options.device],
         )
         check_size(base, settings)
-        files = make_files(options)
         settings = replace(settings, planned_steps=planned(options, base, files, settings, begun))
         finish(options, base, settings, trained(options, base, files, settings, begun))
     except LoridError as error:
