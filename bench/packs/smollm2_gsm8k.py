@@ -38,11 +38,12 @@ from lorid_engine.solver.pack_files import require_new, source_entry, write_pack
 from lorid_engine.solver.packs import load_pack
 from lorid_engine.solver.prompts import Template
 from lorid_engine.train.adapters import RoleAdapters
+from lorid_engine.train.device import training_device, training_dtype
 from lorid_engine.train.examples import RoleFormat, TrainingSet, read_training_set
 from lorid_engine.train.files import write_whole
 from lorid_engine.train.forward import load_frozen
 from lorid_engine.train.options import TrainingOptions
-from lorid_engine.train.run import TrainingFiles, train, training_device, training_dtype
+from lorid_engine.train.run import TrainingFiles, train
 from lorid_engine.train.trainer import StepReport, Trainer
 
 SHA256 = {

@@ -24,9 +24,10 @@ from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.manifest import read_base
 from lorid_engine.solver.pack_files import base_entry, source_entry
 from lorid_engine.solver.packs import load_pack
+from lorid_engine.train.device import training_device, training_dtype
 from lorid_engine.train.examples import TrainingSet
 from lorid_engine.train.options import TrainingOptions
-from lorid_engine.train.run import TrainingFiles, train, training_device, training_dtype
+from lorid_engine.train.run import TrainingFiles, train
 from lorid_engine.train.trainer import StepReport
 
 _SECONDS_BETWEEN_LINES = 10.0

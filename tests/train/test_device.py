@@ -9,7 +9,7 @@ import torch
 
 from lorid_engine.errors import BackendUnavailableError, ConfigError
 from lorid_engine.ops import use_backend
-from lorid_engine.train.run import training_device, training_dtype
+from lorid_engine.train.device import training_device, training_dtype
 from test_families import MODELS, save_model
 from test_gradients import ALL_TARGETS
 from tiny_training import ROLES, make_adapters, make_trainer, random_examples, tiny_options
