@@ -24,13 +24,15 @@ from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.manifest import read_base
 from lorid_engine.solver.pack_files import base_entry, source_entry
 from lorid_engine.solver.packs import load_pack
+from lorid_engine.train.device import training_device, training_dtype
 from lorid_engine.train.examples import TrainingSet
 from lorid_engine.train.options import TrainingOptions
-from lorid_engine.train.run import TrainingFiles, train, training_dtype
+from lorid_engine.train.run import TrainingFiles, train
 from lorid_engine.train.trainer import StepReport
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SMOOTH = 0.9  # of the losses that are shown
+ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}  # a GPU needs many to be busy
 
 
 class TrainProgress:
@@ -100,6 +102,7 @@ def run(options: argparse.Namespace) -> int:
     """Trains; returns the exit status."""
     quiet = os.environ.get("RANK", "0") != "0"
     console = Console(stderr=True, highlight=False)
+    device = training_device(options.device)
     settings = training_options(options)
     threads = _threads(options.threads)
     torch.set_num_threads(threads)
@@ -121,7 +124,8 @@ def run(options: argparse.Namespace) -> int:
             files,
             settings,
             progress,
-            dtype=training_dtype(options.dtype),
+            device=device,
+            dtype=training_dtype(options.dtype, device),
             drop_marks=options.drop_marks,
             skip_bad=options.skip_bad,
             save_every=options.save_every,
@@ -146,9 +150,10 @@ def training_options(options: argparse.Namespace) -> TrainingOptions:
         "max_steps",
         "seed",
     )
-    given: dict[str, Any] = {name: getattr(options, name) for name in (*names, "rows_per_pass", "recompute", "roles")}
+    given: dict[str, Any] = {name: getattr(options, name) for name in (*names, "recompute", "roles")}
     alpha = 2.0 * options.rank if options.alpha is None else options.alpha
-    return TrainingOptions(**given, alpha=alpha, learning_rate=options.lr)
+    rows = options.rows_per_pass or ROWS_PER_PASS[options.device]
+    return TrainingOptions(**given, alpha=alpha, learning_rate=options.lr, rows_per_pass=rows)
 
 
 def _threads(given: int | None) -> int:
@@ -157,7 +162,8 @@ def _threads(given: int | None) -> int:
         beside = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
     except ValueError:
         raise ConfigError("LOCAL_WORLD_SIZE must be a number; start several processes by torchrun") from None
-    return given or env.threads() or max(1, cpu.extension().available_cores() // beside)
+    cores = cpu.extension().available_cores() if cpu.why_not() is None else os.cpu_count() or 1
+    return given or env.threads() or max(1, cores // beside)
 
 
 def _base_entry(options: argparse.Namespace) -> dict[str, Any]:

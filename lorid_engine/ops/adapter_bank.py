@@ -10,7 +10,14 @@ from pathlib import Path
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops.checks import check_bank, expect_contiguous, expect_device, expect_dtype, expect_shape
+from lorid_engine.ops.checks import (
+    check_bank,
+    expect_contiguous,
+    expect_device,
+    expect_device_or_host,
+    expect_dtype,
+    expect_shape,
+)
 from lorid_engine.ops.peft_adapter import read_peft_adapter
 
 
@@ -22,7 +29,8 @@ class AdapterBank:
         a: [sum R, I] the A matrices, contiguous, in the activations' dtype.
         b_t: [sum R, O] the B matrices transposed, contiguous, same dtype.
         rank_offset: [N + 1] int32 exclusive prefix sum of the ranks.
-        scale: [N] float32 factor of each slot's product: alpha / R, or alpha / sqrt(R) for rsLoRA.
+        scale: [N] float32 factor of each slot's product: alpha / R, or alpha / sqrt(R) for rsLoRA. With matrices on a GPU,
+            rank_offset and scale may be on the CPU, where torch's backend of lora_linear reads them.
         max_rank: the largest rank of any slot.
 
     Raises:
@@ -43,7 +51,8 @@ class AdapterBank:
         expect_contiguous("b_t", self.b_t)
         expect_shape("scale", self.scale, self.rank_offset.numel() - 1)
         expect_dtype("scale", self.scale, torch.float32)
-        expect_device(self.a, b_t=self.b_t, rank_offset=self.rank_offset, scale=self.scale)
+        expect_device(self.a, b_t=self.b_t)
+        expect_device_or_host(self.a, rank_offset=self.rank_offset, scale=self.scale)
         check_bank(self.rank_offset, self.a.shape[0], self.max_rank)
 
     @property

@@ -48,6 +48,11 @@ def expect_device(tensor: torch.Tensor, **others: torch.Tensor) -> None:
             raise ShapeError(f"{name} must be on {tensor.device} like the activations; got {other.device}")
 
 
+def expect_device_or_host(tensor: torch.Tensor, **others: torch.Tensor) -> None:
+    """Raises unless the others lie on the tensor's device, or on the CPU, where they can be read without waiting for a GPU."""
+    expect_device(tensor, **{name: other for name, other in others.items() if other.device.type != "cpu"})
+
+
 def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None:
     """Raises unless rank_offset is an exclusive prefix sum over num_ranks rows with no rank above max_rank."""
     expect_shape("rank_offset", rank_offset, None)

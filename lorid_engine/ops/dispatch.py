@@ -121,6 +121,6 @@ def report() -> dict[str, str]:
         "cpu": f"ready ({cpu.extension().active_isa()})" if missing is None else missing,
         "triton": gpu.why_not()
         or ("ready, interpreted on the CPU" if gpu.interprets() else f"ready ({torch.cuda.get_device_name()})"),
-        "torch": "ready (lora_linear with plain weights, forward and backward)",
+        "torch": "ready (the ops of training, on the CPU and on GPUs)",
         "reference": "ready (plain torch in float64, for tests)",
     }

@@ -23,10 +23,19 @@ def interprets() -> bool:
     return bool(knobs.runtime.interpret)
 
 
+@functools.cache
+def _missing() -> str | None:
+    """Which package the Triton backend lacks, or None."""
+    for name in ("triton", "lorid_kernels"):
+        if importlib.util.find_spec(name) is None:
+            return f"the package {name} is not installed"
+    return None
+
+
 def why_not() -> str | None:
     """Why the Triton backend cannot be used at all, or None."""
-    if importlib.util.find_spec("triton") is None:
-        return "the package triton is not installed"
+    if (missing := _missing()) is not None:
+        return missing
     if torch.cuda.is_available() or interprets():
         return None
     return "there is no GPU that torch can use"
@@ -46,4 +55,4 @@ def why_not_tensors(*tensors: torch.Tensor) -> str | None:
         dtypes = INTERPRETED_DTYPES if tensor.device.type == "cpu" else DTYPES
         if tensor.dtype not in dtypes:
             return f"it takes {', '.join(str(dtype)[6:] for dtype in dtypes)}; got {tensor.dtype}"
-    return None if importlib.util.find_spec("triton") else "the package triton is not installed"
+    return _missing()

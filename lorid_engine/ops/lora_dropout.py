@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.checks import (
     expect_contiguous,
     expect_device,
@@ -134,6 +134,21 @@ def _cpu(x, key, module, p) -> torch.Tensor:
         threads=cpu.threads(),
     )
     return y
+
+
+@lora_dropout.backend("triton", why_not=lambda x, *_: gpu.why_not_tensors(x))
+def _triton(x, key, module, p) -> torch.Tensor:
+    from lorid_kernels.lora_dropout import lora_dropout as launch
+
+    y = x.new_empty(x.shape)
+    launch(x, key, module, _STREAM, dropout_threshold(p), dropout_scale(p), y)
+    return y
+
+
+@lora_dropout.backend("torch", why_not=lambda x, *_: plain_torch.why_not_tensors(x))
+def _torch(x, key, module, p) -> torch.Tensor:
+    kept = _halves(key, module, x.shape[1]) >= dropout_threshold(p)
+    return torch.where(kept, x.float() * dropout_scale(p), 0).to(x.dtype)
 
 
 def _save(ctx, inputs, output) -> None:

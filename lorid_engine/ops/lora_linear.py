@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu, gpu
+from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
     check_bank,
     check_plan,
     expect_contiguous,
     expect_device,
+    expect_device_or_host,
     expect_dtype,
     expect_floating,
     expect_rows,
@@ -25,8 +26,6 @@ from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
 from lorid_engine.ops.lora_dropout import check as check_dropout
 from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
 from lorid_engine.ops.segment_plan import SegmentPlan
-
-TORCH_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 def _check(
@@ -58,7 +57,8 @@ def _check(
         raise ShapeError("lora_linear needs a bank of adapters; got none")
     if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
         raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
-    expect_device(x, weight=weight, seg_offset=seg_offset, seg_slot=seg_slot)
+    expect_device(x, weight=weight)
+    expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
     for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
         _check_module(x, out_features, *bank)
     if bias is not None:
@@ -88,7 +88,8 @@ def _check_module(x, out_features, a, b_t, rank_offset, scale, max_rank, col_beg
         expect_dtype(name, tensor, x.dtype)
         expect_contiguous(name, tensor)
     expect_contiguous("scale", scale)
-    expect_device(x, a=a, b_t=b_t, rank_offset=rank_offset, scale=scale)
+    expect_device(x, a=a, b_t=b_t)
+    expect_device_or_host(x, rank_offset=rank_offset, scale=scale)
     check_bank(rank_offset, a.shape[0], max_rank)
 
 
@@ -195,6 +196,8 @@ def _why_not_triton(
 ) -> str | None:
     if weight.dim() != 2:
         return "it takes a plain [O, I] weight; got a packed one"
+    if any(tensor.device != x.device for tensor in (seg_offset, seg_slot, *rank_offset, *scale)):
+        return f"it takes the plan and the bank's tables on {x.device}, where its kernels read them"
     return _why_not_modules(out_features, b_t, dropout_key) or gpu.why_not_tensors(x, weight, a[0])
 
 
@@ -228,7 +231,7 @@ def _triton(
 def _why_not_torch(x: torch.Tensor, weight: torch.Tensor) -> str | None:
     if weight.dim() != 2:
         return "it takes a plain [O, I] weight; got a packed one"
-    return None if x.dtype in TORCH_DTYPES else f"it takes bfloat16, float16 and float32; got {x.dtype}"
+    return plain_torch.why_not_tensors(x)
 
 
 @_lora_linear.backend("torch", why_not=lambda x, weight, *_: _why_not_torch(x, weight))
@@ -415,7 +418,8 @@ def lora_linear(
         x: [T, I] activations; rows may be strided, the last dimension is contiguous.
         weight: W [O, I] and perhaps a bias from pack_linear, in x's dtype; or a plain one, which training needs.
         bank: N slots for this layer, in x's dtype.
-        plan: segments that cover the T rows.
+        plan: segments that cover the T rows. With x on a GPU, torch's backend reads the plan, and the bank's rank_offset and
+            scale: on the CPU they make it wait for nothing.
         dropout: of A's input, in training; plain weights only.
 
     Returns:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu
+from lorid_engine.ops import cpu, plain_torch
 from lorid_engine.ops.checks import (
     check_offsets,
     expect_contiguous,
@@ -18,7 +20,7 @@ from lorid_engine.ops.checks import (
 from lorid_engine.ops.dispatch import op
 
 
-def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *_) -> None:
+def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> None:
     expect_shape("qkv", qkv, None, None)
     expect_floating("qkv", qkv)
     expect_rows("qkv", qkv)
@@ -49,9 +51,15 @@ def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *_) -> No
         raise ShapeError("seq_offset must have B + 1 entries; got none")
     if seq_offset.device.type == "cpu":
         check_offsets("seq_offset", seq_offset, qkv.shape[0])
+        if max_len < (longest := _longest(seq_offset)):
+            raise ShapeError(f"max_len must be at least that of the longest sequence, {longest}; got {max_len}")
 
 
-def _fake(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window) -> torch.Tensor:
+def _longest(seq_offset: torch.Tensor) -> int:
+    return int(seq_offset.diff().max()) if seq_offset.numel() > 1 else 0
+
+
+def _fake(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
     return qkv.new_empty(qkv.shape[0], num_heads * (qkv.shape[1] // (num_heads + 2 * num_kv_heads)))
 
 
@@ -91,6 +99,7 @@ def _packed_attention(
     num_heads: int,
     num_kv_heads: int,
     window: int,
+    max_len: int,
 ) -> torch.Tensor:
     """packed_attention, with all arguments by place."""
     return _attend(qkv.double(), cos, sin, seq_offset, num_heads, num_kv_heads, window).to(qkv.dtype)
@@ -113,6 +122,7 @@ def _packed_attention_backward(
     num_heads: int,
     num_kv_heads: int,
     window: int,
+    max_len: int,
 ) -> torch.Tensor:
     """The gradient of packed_attention with respect to qkv."""
     with torch.enable_grad():
@@ -123,12 +133,14 @@ def _packed_attention_backward(
     return torch.autograd.grad(out, wide, dout.double())[0].to(qkv.dtype)
 
 
-def _why_not(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window) -> str | None:
+def _why_not(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, *_) -> str | None:
     head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
     return cpu.why_not_heads(head_dim, num_heads // num_kv_heads) or cpu.why_not_tensors(qkv)
 
 
-def _run_kernel(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, *, out=None, dout=None, dqkv=None) -> None:
+def _run_kernel(
+    qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len, *, out=None, dout=None, dqkv=None
+) -> None:
     head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
     places = {}
     for name, tensor in (("qkv", qkv), ("out", out), ("dout", dout), ("dqkv", dqkv)):
@@ -164,13 +176,82 @@ def _cpu_backward(dout, *args) -> torch.Tensor:
     return dqkv
 
 
+@dataclass(frozen=True)
+class _Padding:
+    """Sequences of at most so many rows, each at the start of as many rows."""
+
+    row: torch.Tensor
+    num_sequences: int
+    max_len: int
+
+    @classmethod
+    def of(cls, rows: int, seq_offset: torch.Tensor, max_len: int) -> _Padding:
+        count, device = seq_offset.numel() - 1, seq_offset.device
+        first = torch.arange(count, device=device) * max_len - seq_offset[:-1]  # added to a row's number
+        first = first.repeat_interleave(seq_offset.diff(), output_size=rows)
+        return cls(first + torch.arange(rows, device=device), count, max_len)
+
+    def pad(self, x: torch.Tensor) -> torch.Tensor:
+        """[T, C] as [B, L, C]."""
+        padded = x.new_zeros(self.num_sequences * self.max_len, x.shape[1])
+        return padded.index_copy_(0, self.row, x).view(self.num_sequences, self.max_len, -1)
+
+    def cut(self, x: torch.Tensor) -> torch.Tensor:
+        """[B, L, C] as [T, C]."""
+        return x.flatten(0, 1).index_select(0, self.row)
+
+
+def _turned(qkv, cos, sin, num_heads, num_kv_heads) -> torch.Tensor:
+    """[T, (H + 2 G) D], queries and keys rotated in float32."""
+    if cos is None or sin is None:
+        return qkv
+    head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    columns = (num_heads + num_kv_heads) * head_dim
+    turned = _rotated(qkv[:, :columns].unflatten(1, (-1, head_dim)).float(), cos, sin)
+    return torch.cat([turned.flatten(1).to(qkv.dtype), qkv[:, columns:]], dim=1)
+
+
+def _attend_padded(qkv, num_heads, num_kv_heads, window) -> torch.Tensor:
+    """Attention over [B, L, (H + 2 G) D] that is rotated already, [B, L, H D]. What is after a row cannot change it."""
+    heads = qkv.unflatten(2, (num_heads + 2 * num_kv_heads, -1)).transpose(1, 2)
+    q, k, v = heads.split([num_heads, num_kv_heads, num_kv_heads], dim=1)
+    k, v = (x.repeat_interleave(num_heads // num_kv_heads, dim=1) for x in (k, v))
+    seen = None
+    if 0 < window < qkv.shape[1]:
+        seen = torch.ones(qkv.shape[1], qkv.shape[1], dtype=torch.bool, device=qkv.device).tril().triu(1 - window)
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None)
+    return out.transpose(1, 2).flatten(2)
+
+
+@_packed_attention.backend("torch", why_not=lambda qkv, *_: plain_torch.why_not_tensors(qkv))
+def _torch(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
+    if not qkv.shape[0]:
+        return qkv.new_empty(0, num_heads * (qkv.shape[1] // (num_heads + 2 * num_kv_heads)))
+    padding = _Padding.of(qkv.shape[0], seq_offset, max_len)
+    padded = padding.pad(_turned(qkv, cos, sin, num_heads, num_kv_heads))
+    return padding.cut(_attend_padded(padded, num_heads, num_kv_heads, window))
+
+
+@_packed_attention_backward.backend("torch", why_not=lambda dout, qkv, *_: plain_torch.why_not_tensors(qkv))
+def _torch_backward(dout, qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
+    if not qkv.shape[0]:
+        return torch.empty_like(qkv)
+    padding = _Padding.of(qkv.shape[0], seq_offset, max_len)
+    padded = padding.pad(_turned(qkv, cos, sin, num_heads, num_kv_heads)).detach().requires_grad_()
+    with torch.enable_grad():
+        out = _attend_padded(padded, num_heads, num_kv_heads, window)
+    [grad] = torch.autograd.grad(out, padded, padding.pad(dout))
+    # The gradient of a rotation is the rotation back.
+    return _turned(padding.cut(grad), cos, None if sin is None else -sin, num_heads, num_kv_heads)
+
+
 def _save(ctx, inputs, output) -> None:
     qkv, cos, sin, seq_offset, *ctx.numbers = inputs
     ctx.save_for_backward(qkv, cos, sin, seq_offset)
 
 
 def _backward(ctx, dout):
-    return _packed_attention_backward(dout.contiguous(), *ctx.saved_tensors, *ctx.numbers), *[None] * 6
+    return _packed_attention_backward(dout.contiguous(), *ctx.saved_tensors, *ctx.numbers), *[None] * 7
 
 
 _packed_attention.differentiable(_backward, _save)
@@ -185,6 +266,7 @@ def packed_attention(
     cos: torch.Tensor | None = None,
     sin: torch.Tensor | None = None,
     window: int = 0,
+    max_len: int | None = None,
 ) -> torch.Tensor:
     """Causal attention (Vaswani et al., arXiv 1706.03762) of every sequence over itself, after rotary embedding of q and k.
 
@@ -197,11 +279,14 @@ def packed_attention(
         num_kv_heads: G.
         cos, sin: [T, D / 2] float32 of each row's position, whose pairs are a head's two halves; None = not rotated.
         window: how many keys a row sees, its own included; 0 = all before it.
+        max_len: no sequence has more rows; None = read from seq_offset, which waits for a GPU.
 
     Returns:
-        [T, H D] in qkv's dtype, computed in float32, rounded once. Gradients go to qkv.
+        [T, H D] in qkv's dtype, computed in float32, rounded once. (The backend torch rounds what is rotated, too.) Gradients go
+        to qkv.
 
     Raises:
         ShapeError: shapes, dtypes or devices disagree, or the offsets do not cover the rows in order.
     """
-    return _packed_attention(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window)
+    longest = _longest(seq_offset) if max_len is None else max_len
+    return _packed_attention(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, longest)

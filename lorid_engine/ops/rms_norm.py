@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu, gpu
+from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -73,6 +73,13 @@ def _triton(x, weight, epsilon) -> torch.Tensor:
     return y
 
 
+@rms_norm.backend("torch", why_not=lambda x, weight, epsilon: plain_torch.why_not_tensors(x))
+def _torch(x, weight, epsilon) -> torch.Tensor:
+    wide = x.float()
+    inverse = (wide.square().mean(1, keepdim=True) + epsilon).rsqrt()
+    return (wide * inverse * weight.float()).to(x.dtype)
+
+
 def _check_backward(dy, x, weight, epsilon) -> None:
     _check(x, weight, epsilon)
     expect_shape("dy", dy, *x.shape)
@@ -107,6 +114,14 @@ def _cpu_backward(dy, x, weight, epsilon) -> torch.Tensor:
         threads=cpu.threads(),
     )
     return dx
+
+
+@_rms_norm_backward.backend("torch", why_not=lambda dy, x, weight, epsilon: plain_torch.why_not_tensors(x))
+def _torch_backward(dy, x, weight, epsilon) -> torch.Tensor:
+    wide, g = x.float(), dy.float() * weight.float()
+    inverse = (wide.square().mean(1, keepdim=True) + epsilon).rsqrt()
+    unit = wide * inverse
+    return (inverse * (g - unit * (g * unit).mean(1, keepdim=True))).to(x.dtype)
 
 
 def _save(ctx, inputs, output) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu, gpu
+from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.checks import expect_device, expect_dtype, expect_floating, expect_rows, expect_shape
 from lorid_engine.ops.dispatch import op
 
@@ -32,7 +32,7 @@ def silu_mul(x: torch.Tensor) -> torch.Tensor:
         x: [T, 2 F]: gate, then up; rows may be strided, the last dimension is contiguous.
 
     Returns:
-        [T, F] in x's dtype, computed in float32.
+        [T, F] in x's dtype, computed in float32. (The backend torch rounds SiLU to x's dtype, too, before the product.)
 
     Raises:
         ShapeError: an odd number of columns, or a strided last dimension.
@@ -64,6 +64,12 @@ def _triton(x) -> torch.Tensor:
     y = x.new_empty(x.shape[0], x.shape[1] // 2)
     launch(x, y)
     return y
+
+
+@silu_mul.backend("torch", why_not=plain_torch.why_not_tensors)
+def _torch(x) -> torch.Tensor:
+    gate, up = x.chunk(2, dim=1)
+    return torch.nn.functional.silu(gate) * up
 
 
 def _check_backward(dy, x) -> None:
@@ -98,6 +104,15 @@ def _cpu_backward(dy, x) -> torch.Tensor:
         dx_stride=dx.stride(0),
         threads=cpu.threads(),
     )
+    return dx
+
+
+@_silu_mul_backward.backend("torch", why_not=lambda dy, x: plain_torch.why_not_tensors(x))
+def _torch_backward(dy, x) -> torch.Tensor:
+    dx = x.new_empty(x.shape)
+    (gate, up), (dgate, dup) = x.chunk(2, dim=1), dx.chunk(2, dim=1)
+    torch.ops.aten.silu_backward.grad_input(dy * up, gate, grad_input=dgate)
+    torch.mul(dy, torch.nn.functional.silu(gate), out=dup)
     return dx
 
 

@@ -21,11 +21,14 @@ from lorid_engine.train.order import key64
 class ModuleAdapters:
     """One module's matrices of all roles, end to end: a [N R, I] and b_t [N R, O], float32 masters."""
 
-    def __init__(self, out_features: int, in_features: int, ranks: Sequence[int], scale: float) -> None:
+    def __init__(
+        self, out_features: int, in_features: int, ranks: Sequence[int], scale: float, device: torch.device
+    ) -> None:
         self.ranks = list(ranks)
         self._first = [sum(ranks[:slot]) for slot in range(len(ranks) + 1)]
-        self.a = torch.zeros(sum(ranks), in_features, requires_grad=True)
-        self.b_t = torch.zeros(sum(ranks), out_features, requires_grad=True)
+        self.a = torch.zeros(sum(ranks), in_features, device=device, requires_grad=True)
+        self.b_t = torch.zeros(sum(ranks), out_features, device=device, requires_grad=True)
+        # On the CPU, where lora_linear reads them without waiting for a GPU.
         self._rank_offset = torch.tensor(self._first, dtype=torch.int32)
         self._scale = torch.full((len(ranks),), scale, dtype=torch.float32)
         # Views of the masters, so that each role has an optimizer, and may end, by itself.
@@ -56,6 +59,7 @@ class RoleAdapters:
         roles: their names, in the order of their slots.
         targets: module names such as "q_proj".
         seed: from which A is drawn as PEFT does, uniform within 1 / sqrt(I); B begins at zero.
+        device: of the masters.
 
     Raises:
         ConfigError: a target that is not supported, or none.
@@ -71,6 +75,7 @@ class RoleAdapters:
         dropout: float,
         targets: Sequence[str],
         seed: int,
+        device: torch.device | None = None,
     ) -> None:
         shapes = {name.split(".")[1]: (name, shape) for name, shape in module_shapes(config).items()}
         if unknown := [target for target in targets if target not in shapes]:
@@ -79,12 +84,13 @@ class RoleAdapters:
             raise ConfigError(f"no target is named; supported: {', '.join(shapes)}")
         self.roles, self.targets = tuple(roles), tuple(targets)
         self.rank, self.alpha, self.dropout = rank, alpha, dropout
-        self._config = config
+        self._config, self.device = config, device or torch.device("cpu")
         self.modules: dict[str, ModuleAdapters] = {}
         for layer in range(config.num_layers):
             for target in targets:
                 name, (out_features, in_features) = shapes[target]
-                module = ModuleAdapters(out_features, in_features, [rank] * len(roles), alpha / rank)
+                ranks = [rank] * len(roles)
+                module = ModuleAdapters(out_features, in_features, ranks, alpha / rank, self.device)
                 self.modules[f"layers.{layer}.{name}"] = module
                 for role, (a, _) in zip(roles, module.shares, strict=True):
                     generator = torch.Generator().manual_seed(key64("A", seed, role, layer, target) >> 1)
@@ -136,8 +142,8 @@ class RoleAdapters:
         for name, module in self.modules.items():
             a, b_t = module.shares[slot]
             prefix = f"base_model.model.model.{name}"
-            tensors[f"{prefix}.lora_A.weight"] = a.detach().to(dtype).contiguous()
-            tensors[f"{prefix}.lora_B.weight"] = b_t.detach().t().to(dtype).contiguous()
+            tensors[f"{prefix}.lora_A.weight"] = a.detach().to("cpu", dtype).contiguous()
+            tensors[f"{prefix}.lora_B.weight"] = b_t.detach().t().to("cpu", dtype).contiguous()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             new = folder / "adapter_model.safetensors.new"

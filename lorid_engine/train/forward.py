@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +23,30 @@ def plain_linear(weight: torch.Tensor, bias: torch.Tensor | None) -> PackedLinea
     return PackedLinear(weight.contiguous(), weight.shape[0], weight.shape[1], bias)
 
 
-def load_frozen(base: Path, config: ModelConfig, dtype: torch.dtype) -> LlamaWeights:
+def load_frozen(
+    base: Path, config: ModelConfig, dtype: torch.dtype, device: torch.device | None = None
+) -> LlamaWeights:
     """A base's weights, rounded to bfloat16 as the engine has them, and held in the dtype that is computed in.
+
+    Args:
+        device: where they are held; None = the CPU.
 
     Raises:
         CheckpointError: as load_llama.
     """
-    return load_llama(
-        Checkpoint(base), config, torch.bfloat16, lambda weight, bias: plain_linear(weight.to(dtype), bias)
+
+    def moved(tensor: torch.Tensor | None) -> Any:
+        return None if tensor is None else tensor.to(device=device)
+
+    weights = load_llama(
+        Checkpoint(base),
+        config,
+        torch.bfloat16,
+        lambda weight, bias: plain_linear(weight.to(device=device, dtype=dtype), moved(bias)),
     )
+    norms = ("input_norm", "q_norm", "k_norm", "feed_forward_norm")
+    layers = (replace(layer, **{name: moved(getattr(layer, name)) for name in norms}) for layer in weights.layers)
+    return replace(weights, layers=tuple(layers), norm=moved(weights.norm))
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class TrainingOps:
             cos=self._cos if rotates else None,
             sin=self._sin if rotates else None,
             window=config.windows[layer],
+            max_len=self._batch.max_len,
         )
 
     def silu_mul(self, x: Any) -> Any:

@@ -7,6 +7,13 @@ from typing import Any
 import torch
 
 _ROWS_OF_LOGITS = 128  # at once: so many rows of logits stay in a processor's last cache
+_LOGITS_ON_GPU = 1 << 28  # at once: 1 GiB, enough for the products to be large
+
+
+def _rows_at_once(features: torch.Tensor, vocabulary: int) -> int:
+    if features.device.type == "cpu":
+        return _ROWS_OF_LOGITS
+    return max(_ROWS_OF_LOGITS, _LOGITS_ON_GPU // vocabulary)
 
 
 class _TargetLosses(torch.autograd.Function):
@@ -22,8 +29,9 @@ class _TargetLosses(torch.autograd.Function):
         losses = features.new_zeros(weight.numel(), dtype=torch.float32)
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(features) if needs_gradient else None
-        for begin in range(0, features.shape[0], _ROWS_OF_LOGITS):
-            rows = slice(begin, begin + _ROWS_OF_LOGITS)
+        step = _rows_at_once(features, head.shape[0])
+        for begin in range(0, features.shape[0], step):
+            rows = slice(begin, begin + step)
             logits = (features[rows] @ head.t()).float()
             logits -= logits.amax(dim=1, keepdim=True)
             right = logits.gather(1, label[rows].unsqueeze(1))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,12 +34,13 @@ class MicroBatch:
     Attributes:
         tokens: [T] int64 token ids.
         positions: [T] int64, each in its sequence.
-        plan: the slots of the rows.
+        plan: the slots of the rows, always on the CPU, where lora_linear reads it without waiting for a GPU.
         dropout_key: [T] int64.
         seq_offset: [B + 1] int32, the rows of each sequence.
         target_row: [K] int64, the rows that predict a target.
         label: [K] int64, what they should predict.
         label_slot: [K] int64, the slots of those rows.
+        max_len: rows of the longest sequence.
     """
 
     tokens: torch.Tensor
@@ -49,6 +51,7 @@ class MicroBatch:
     target_row: torch.Tensor
     label: torch.Tensor
     label_slot: torch.Tensor
+    max_len: int
 
     @classmethod
     def of(cls, sequences: Sequence[TrainingSequence]) -> MicroBatch:
@@ -73,13 +76,31 @@ class MicroBatch:
         return cls(
             tokens=tensor(np.concatenate([sequence.example.tokens[:-1] for sequence in ordered])),
             positions=tensor(positions),
-            plan=SegmentPlan.from_slots(slots[owner].tolist()),
+            plan=_plan(slots, lengths),
             dropout_key=tensor(_mix(keys[owner] + positions.astype(np.uint64) * _STEP).view(np.int64)),
             seq_offset=torch.from_numpy(offset.astype(np.int32)),
             target_row=tensor(target_row),
             label=tensor(np.concatenate(labels)),
             label_slot=tensor(slots[owner[target_row]]),
+            max_len=int(lengths.max()),
         )
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on a device; copies to a GPU are not waited for."""
+        if device.type == "cpu":
+            return self
+        tensors = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), torch.Tensor)}
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True) for name, value in tensors.items()
+        }
+        return replace(self, **moved)
+
+
+def _plan(slots: np.ndarray, lengths: np.ndarray) -> SegmentPlan:
+    """A segment for the rows of each slot; slots are in order."""
+    found, first = np.unique(slots, return_index=True)
+    offset = np.append(0, np.cumsum(np.add.reduceat(lengths, first)))
+    return SegmentPlan(torch.from_numpy(offset.astype(np.int32)), torch.from_numpy(found.astype(np.int32)))
 
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)

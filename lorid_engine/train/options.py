@@ -25,6 +25,7 @@ class TrainingOptions:
         max_tokens: longer examples are left out.
         held_out: questions that are not trained on; their loss is reported.
         max_steps: ends a run early, with the schedule of the whole; None = all.
+        planned_steps: a role's most steps, schedule included; None = those of its epochs.
         seed: of A, of the order and of the dropout.
         rows_per_pass: rows of one forward and backward pass; it changes memory and speed, and results by rounding alone.
         recompute: keep less for the backward pass, and compute it again.
@@ -47,6 +48,7 @@ class TrainingOptions:
     max_tokens: int = 2048
     held_out: int = 100
     max_steps: int | None = None
+    planned_steps: int | None = None
     seed: int = 0
     rows_per_pass: int = 2048
     recompute: bool = False
@@ -57,8 +59,8 @@ class TrainingOptions:
         for name in ("rank", "epochs", "batch_size", "max_tokens", "rows_per_pass"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}")
-        if self.held_out < 0 or (self.max_steps is not None and self.max_steps < 1):
-            raise ConfigError("held_out must be at least 0, and max_steps at least 1")
+        if self.held_out < 0 or any(n is not None and n < 1 for n in (self.max_steps, self.planned_steps)):
+            raise ConfigError("held_out must be at least 0, and max_steps and planned_steps at least 1")
         for name, least, most in (
             ("alpha", 0.0, math.inf),
             ("learning_rate", 0.0, math.inf),

@@ -6,7 +6,7 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,6 @@ from lorid_engine.errors import AdapterError, ConfigError, DataError, TrainingEr
 from lorid_engine.model.cache import file_sha256
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.digest import base_digest
-from lorid_engine.ops import cpu
 from lorid_engine.plots import line_svg
 from lorid_engine.solver.new_pack import first_manifest, known_format, role_prompts
 from lorid_engine.solver.pack import ROLES
@@ -80,20 +79,14 @@ class Progress(Protocol):
         """Anything else."""
 
 
-def training_dtype(name: str) -> torch.dtype:
-    """The dtype of base and activations: bfloat16 where the machine multiplies it, unless another is named."""
-    if name != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[name]
-    fast = cpu.why_not() is None and cpu.extension().active_isa() == "avx512bf16"
-    return torch.bfloat16 if fast else torch.float32
-
-
 def train(
     files: TrainingFiles,
     options: TrainingOptions,
     progress: Progress,
     *,
+    device: torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    hold_out: Collection[int] = (),
     drop_marks: bool = False,
     skip_bad: bool = False,
     save_every: float = 300.0,
@@ -102,6 +95,8 @@ def train(
     """Trains, or goes on where the same run stopped.
 
     Args:
+        device: None = the CPU. A run may be gone on with on another one.
+        hold_out: ids of questions that are held out beside those that the options draw.
         dtype: of base and activations. The base's weights are those of bfloat16, as the engine has them, in either.
         save_every: seconds between checkpoints; there is one at every end of an epoch, too.
         about: machine and command, for the log.
@@ -111,6 +106,7 @@ def train(
 
     Raises:
         DataError: a file cannot be read or written, or the folder is that of a run with other settings.
+        ConfigError: several processes on a GPU, or more questions to hold out than there are.
         TrainingError: a loss is not a number; the examples of the step are written to training/failed-step.jsonl.
         KeyboardInterrupt: at Ctrl-C, after the step and a checkpoint.
     """
@@ -119,7 +115,12 @@ def train(
     try:
         folder = files.out / "training"
         with owned(folder) if processes.rank == 0 else nullcontext():
-            run = _Run(files, options, progress, processes, dtype, drop_marks, skip_bad, folder)
+            place = device or torch.device("cpu")
+            if place.type != "cpu" and processes.size > 1:
+                raise ConfigError(
+                    "several processes train together on CPUs alone; on a GPU start one, without torchrun"
+                )
+            run = _Run(files, options, progress, processes, place, dtype, hold_out, drop_marks, skip_bad, folder)
             return run.go(save_every, about or {})
     finally:
         processes.leave()
@@ -132,7 +133,9 @@ class _Run:
         options: TrainingOptions,
         progress: Progress,
         processes: Processes,
+        device: torch.device,
         dtype: torch.dtype,
+        hold_out: Collection[int],
         drop_marks: bool,
         skip_bad: bool,
         folder: Path,
@@ -152,6 +155,7 @@ class _Run:
             "start": None if files.start is None else str(files.start),
             "dtype": str(dtype).removeprefix("torch."),
             "drop_marks": drop_marks,
+            "hold_out": sorted(hold_out) or None,
             **{name: value for name, value in asdict(options).items() if name not in _FREE},
             "prompts": {role: prompts[role].text for role in options.roles},
         }
@@ -168,7 +172,7 @@ class _Run:
             skip_bad=skip_bad,
         )
         _check_tokens(found, config.vocab_size)
-        examples, self._held_out = _hold_out(found, options)
+        examples, self._held_out = _hold_out(found, options, hold_out)
         self._adapters = RoleAdapters(
             config,
             options.roles,
@@ -177,11 +181,12 @@ class _Run:
             dropout=options.dropout,
             targets=options.targets,
             seed=options.seed,
+            device=device,
         )
         if files.start is not None:
             for slot, role in enumerate(options.roles):
                 self._adapters.load(slot, files.start / role)
-        weights = load_frozen(files.base, config, dtype)
+        weights = load_frozen(files.base, config, dtype, device)
         self._trainer = Trainer(config, weights, self._adapters, examples, options, processes)
         kept = self._checkpoints.load()
         if not processes.agree(0 if kept is None else kept[0]):
@@ -318,14 +323,14 @@ class _Run:
 
 
 def _hold_out(
-    found: TrainingSet, options: TrainingOptions
+    found: TrainingSet, options: TrainingOptions, named: Collection[int]
 ) -> tuple[dict[str, list[Example]], dict[str, list[Example]]]:
     """Examples to be trained on, and those of some questions that no role is trained on, in no wording."""
     questions = sorted({example.id for examples in found.examples.values() for example in examples})
     if options.held_out >= len(questions):
         raise ConfigError(f"{options.held_out} of {len(questions)} questions cannot be held out; lower --held-out")
     random = np.random.Generator(np.random.Philox(key=key64("held out", options.seed)))
-    held = set(random.permutation(questions)[: options.held_out].tolist())
+    held = {*random.permutation(questions)[: options.held_out].tolist(), *named}
     kept, apart = (
         {role: [e for e in examples if (e.id in held) == out] for role, examples in found.examples.items()}
         for out in (False, True)

@@ -66,12 +66,14 @@ class _Role:
         self.name, self.slot, self.examples = name, slot, examples
         lengths = [len(example.tokens) for example in examples]
         self.order = ExampleOrder(lengths, options.batch_size, options.epochs, options.seed, name)
+        self.steps = min(self.order.steps, options.planned_steps or self.order.steps)
         self.parameters = dict(adapters.named_parameters(slot))
+        fused = True if adapters.device.type == "cuda" else None
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay
+            self.parameters.values(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=fused
         )
-        warm = math.ceil(options.warmup * self.order.steps)
-        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warm, self.order.steps)
+        warm = math.ceil(options.warmup * self.steps)
+        self.schedule = get_cosine_schedule_with_warmup(self.optimizer, warm, self.steps)
 
     def batch(self, step: int) -> list[Example]:
         return [self.examples[i] for i in self.order.batch(step)]
@@ -84,6 +86,7 @@ class Trainer:
     computes depends on the options and on (seed, role, step) alone, so that a run can be stopped and gone on with.
 
     Args:
+        weights, adapters: on one device.
         examples: of every role of the options, to be trained on.
         processes: that share the passes of each step.
     """
@@ -101,13 +104,14 @@ class Trainer:
         self._processes = processes or Processes()
         self._roles = [_Role(name, slot, examples[name], adapters, options) for slot, name in enumerate(adapters.roles)]
         positions = min(options.max_tokens, config.max_positions)
-        self._angles = Angles(*config.rotary.tables(config.head_dim, positions))
+        self._device = adapters.device
+        self._angles = Angles(*(table.to(self._device) for table in config.rotary.tables(config.head_dim, positions)))
         self.steps_done = 0
 
     @property
     def steps(self) -> int:
         """Of the whole run: of the role that has most."""
-        steps = max(role.order.steps for role in self._roles)
+        steps = max(role.steps for role in self._roles)
         return min(steps, self._options.max_steps or steps)
 
     @property
@@ -121,7 +125,7 @@ class Trainer:
         return [
             TrainingSequence(role.slot, example, key64("dropout", seed, role.name, step, place))
             for role in self._roles
-            if step < role.order.steps
+            if step < role.steps
             for place, example in enumerate(role.batch(step))
         ]
 
@@ -133,18 +137,20 @@ class Trainer:
         """
         start = time.perf_counter()
         sequences = self.sequences(self.steps_done)
-        active = [role for role in self._roles if self.steps_done < role.order.steps]
+        active = [role for role in self._roles if self.steps_done < role.steps]
         self._adapters.zero_gradients()
-        losses = torch.zeros(len(self._roles))
+        losses = torch.zeros(len(self._roles), device=self._device)
         for part in self._losses(sequences, self._options.dropout):
             part.sum().backward()
             losses += part.detach()
         self._processes.add_up([losses, *self._adapters.gradients()])
         self._adapters.hand_out_gradients()
-        loss = {role.name: float(losses[role.slot]) for role in active}
-        norms = {
-            role.name: float(clip_grad_norm_(role.parameters.values(), self._options.max_grad_norm)) for role in active
-        }
+        clipped = [clip_grad_norm_(role.parameters.values(), self._options.max_grad_norm) for role in active]
+        # One read for all of them: a GPU is waited for once a step.
+        numbers = torch.cat([losses[[role.slot for role in active]], torch.stack(clipped)]).tolist()
+        names = [role.name for role in active]
+        loss = dict(zip(names, numbers[: len(active)], strict=True))
+        norms = dict(zip(names, numbers[len(active) :], strict=True))
         self._refuse_nan(sequences, loss, norms)
         rates = {role.name: role.schedule.get_last_lr()[0] for role in active}
         for role in active:
@@ -179,22 +185,23 @@ class Trainer:
         ]
         if not sequences:
             return {}
-        losses = torch.zeros(len(self._roles))
+        losses = torch.zeros(len(self._roles), device=self._device)
         with torch.no_grad():
             for part in self._losses(sequences, 0.0):
                 losses += part
         self._processes.add_up([losses])
-        return {name: float(losses[slot]) for slot, name in enumerate(self._adapters.roles) if examples[name]}
+        means = losses.tolist()
+        return {name: means[slot] for slot, name in enumerate(self._adapters.roles) if examples[name]}
 
     def _losses(self, sequences: Sequence[TrainingSequence], dropout: float) -> Iterator[torch.Tensor]:
         """By slot, the share of each pass in the mean over all targets of these sequences."""
         counts = torch.zeros(len(self._roles))
         for sequence in sequences:
             counts[sequence.slot] += sequence.example.targets
-        weight = 1 / counts.clamp(min=1)
+        weight = (1 / counts.clamp(min=1)).to(self._device)
         passes = split_step(sequences, self._options.rows_per_pass)
         for place in self._processes.mine(len(passes)):
-            batch = MicroBatch.of(passes[place])
+            batch = MicroBatch.of(passes[place]).to(self._device)
             ops = TrainingOps(self._config, self._adapters, batch, self._angles, dropout)
             recompute = self._options.recompute and torch.is_grad_enabled()
             features = target_features(ops, self._weights, recompute=recompute)
@@ -218,7 +225,7 @@ class Trainer:
             TrainingError: the tensors are not this run's.
         """
         for role in self._roles:
-            done = min(steps_done, role.order.steps)
+            done = min(steps_done, role.steps)
             for name, parameter in role.parameters.items():
                 names = (f"{role.name}.{name}", *(f"{role.name}.{name}.{m}" for m in ("exp_avg", "exp_avg_sq")))
                 if any(each not in tensors or tensors[each].shape != parameter.shape for each in names):
@@ -227,9 +234,9 @@ class Trainer:
                     )
                 parameter.data.copy_(tensors[names[0]])
                 role.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(done)),
-                    "exp_avg": tensors[names[1]].clone(),
-                    "exp_avg_sq": tensors[names[2]].clone(),
+                    "step": torch.tensor(float(done), device=self._device),
+                    "exp_avg": tensors[names[1]].to(self._device, copy=True),
+                    "exp_avg_sq": tensors[names[2]].to(self._device, copy=True),
                 }
             rates = [
                 base * rate(done) for base, rate in zip(role.schedule.base_lrs, role.schedule.lr_lambdas, strict=True)

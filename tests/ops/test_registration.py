@@ -69,7 +69,7 @@ def cases() -> dict[str, tuple]:
             2,
         ),
         "lora_dropout": (X, KEYS, 3, 0.5),
-        "packed_attention": (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0),
+        "packed_attention": (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0, 3),
     }
 
 
@@ -161,7 +161,7 @@ def test_compiles_without_a_graph_break() -> None:
 
 
 def test_unknown_backend_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ConfigError, match="one of cpu, torch, reference; got 'gpu'"), ops.use_backend("gpu"):
+    with pytest.raises(ConfigError, match="one of cpu, triton, torch, reference; got 'gpu'"), ops.use_backend("gpu"):
         pass
     monkeypatch.setenv("LORID_BACKEND", "fast")
     with pytest.raises(ConfigError, match="'fast'"):

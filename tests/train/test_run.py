@@ -358,6 +358,12 @@ def test_another_base_is_refused_where_a_run_is_kept(
         (["--max-tokens", "20"], "longer than 20 tokens"),
         (["--data", "/nowhere"], "there is no such file"),
         (["--rank", "0"], "--rank"),
+        (["--device", "tpu"], "must be cpu or cuda; got 'tpu'"),
+        pytest.param(
+            ["--device", "cuda"],
+            "finds no GPU that it can use",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
+        ),
     ],
 )
 def test_bad_options_are_one_line(
