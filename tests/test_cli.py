@@ -54,7 +54,7 @@ def test_plain_lines_and_quiet(
     ("arguments", "message"),
     [
         (["solve", "--pack", "nope", "x"], "there is no pack 'nope'"),
-        (["solve", "--device", "cuda", "x"], "device must be 'cpu'"),
+        (["solve", "--device", "cuda:99", "x"], "device 'cuda:99' cannot be used: there"),
         (["solve", ""], "the question is empty"),
     ],
 )

@@ -253,8 +253,10 @@ def test_request_fields_are_checked(options: dict) -> None:
 
 def test_engine_options_are_checked(tmp_path: Path) -> None:
     for options, kind, message in (
-        ({"dtype": "float16"}, ConfigError, "dtype must be one of bfloat16, float32"),
-        ({"device": "cuda"}, BackendUnavailableError, "device must be 'cpu'"),
+        ({"dtype": "int8"}, ConfigError, "dtype must be one of bfloat16, float16, float32"),
+        ({"dtype": "float16"}, ConfigError, "dtype float16 is for GPUs"),
+        ({"device": "gpu"}, ConfigError, "device must be 'cpu', 'cuda' or 'cuda:' and a number; got 'gpu'"),
+        ({"device": "cuda:99"}, BackendUnavailableError, "device 'cuda:99' cannot be used: there"),
         ({"threads": 0}, ConfigError, "threads"),
         ({"max_batch_rows": 100, "max_batch_tokens": 50}, ConfigError, "max_batch_tokens must be at least"),
         ({"threads": 1025}, ConfigError, "threads must be a whole number from 1 to 1024; got 1025"),
@@ -268,7 +270,7 @@ def test_engine_options_are_checked(tmp_path: Path) -> None:
 
 def test_an_engine_does_not_pretend_to_run_on_the_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORID_BACKEND", "reference")
-    with pytest.raises(BackendUnavailableError, match="an engine runs on the C\\+\\+ backend alone"):
+    with pytest.raises(BackendUnavailableError, match="an engine runs on the C\\+\\+ or the Triton backend"):
         Engine(tmp_path)
     monkeypatch.setenv("LORID_BACKEND", "fast")
     with pytest.raises(ConfigError, match="'fast'"):
