@@ -11,7 +11,7 @@ CXX ?= c++
 CXXFLAGS_TEST ?= -O2
 CROSS ?= aarch64-linux-gnu
 
-.PHONY: help solve test lint format bench bench-ops peers cpp-test sanitize neon-test clean
+.PHONY: help solve test lint format bench bench-gpu bench-ops peers cpp-test sanitize neon-test clean
 
 help:
 	@echo 'make solve      set up .venv, fetch the default base and solve a question: QUESTION="..."'
@@ -20,6 +20,7 @@ help:
 	@echo 'make sanitize   C++ tests with the address and undefined-behaviour sanitizers'
 	@echo 'make neon-test  C++ tests cross-compiled for AArch64, run by qemu-user'
 	@echo 'make bench      tokens/s of ours, of the peers that make peers has built, and of the machine at best: BENCH_ARGS="--peers none"'
+	@echo 'make bench-gpu  the Triton kernels on a GPU, beside cuBLAS and PEFT, in 9 minutes: BENCH_ARGS="--parts decode"'
 	@echo 'make bench-ops  time the ops, beside plain torch'
 	@echo 'make peers      environments of what bench/compare.py measures beside ours: PEERS="peft llama_cpp vllm"'
 	@echo 'make clean      remove what the targets made'
@@ -63,6 +64,9 @@ format: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	@mkdir -p build/bench
 	$(BIN)/python bench/compare.py --ranks 0,16,64,512 --runs 1 --out build/bench/compare $(BENCH_ARGS)
+
+bench-gpu: $(VENV)/installed-test
+	$(BIN)/python bench/gpu/run.py --out build/bench/gpu $(BENCH_ARGS)
 
 bench-ops: $(VENV)/installed-test
 	@mkdir -p build/bench

@@ -20,6 +20,14 @@ def follow(OVERLAPS: tl.constexpr):
         cuda.gdc_launch_dependents()
 
 
+@triton.jit
+def follow_passing(OVERLAPS: tl.constexpr):
+    """As `follow`, but lets the kernel after begin first, which then runs beside the one before, too."""
+    if OVERLAPS:
+        cuda.gdc_launch_dependents()
+        cuda.gdc_wait()
+
+
 def chains() -> bool:
     """Whether a sum may go on from one loop into the next: on all but Blackwell's data center GPUs (sm_100), whose accumulators
     lie in a memory of their own, and where the compiler cannot select some rows of them."""

@@ -146,6 +146,7 @@ def _lora_linear_kernel(
     BLOCK_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    FOLLOWS_SHRINK: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
     dtype = x_ptr.dtype.element_ty
@@ -166,7 +167,8 @@ def _lora_linear_kernel(
     column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
     columns = module_end - module_begin
     o_in = column < columns
-    follow(OVERLAPS)
+    if not FOLLOWS_SHRINK:
+        follow(OVERLAPS)
 
     slot = -1
     if MODULES == 0 or MIXED:
@@ -196,13 +198,6 @@ def _lora_linear_kernel(
             slots, has_slot = slot, slot >= 0
         ranks, offsets = rank_and_offset(b_ptr, rank_ptr, module, slots, num_slots, columns, has_slot, BY_OFFSET)
         scales = tl.load(scale_ptr + module * num_slots + slots, mask=has_slot, other=0.0)
-        if PARTS > 0:
-            share = add_parts(shrunk_rows, shrunk_stride_p, t_in, PARTS, BLOCK_R, BLOCK_T)
-            if MIXED:
-                of_row = (t[:, None] >= seg_begin[None, :]) & (t[:, None] < seg_end[None, :])
-                share *= tl.sum(tl.where(of_row, scales[None, :], 0.0), axis=1)[:, None]
-            else:
-                share *= scales
         if HAS_MERGED:
             copies = tl.load(merged_ptr + module * num_slots + slots, mask=has_slot, other=0)
             if MIXED:
@@ -228,6 +223,16 @@ def _lora_linear_kernel(
                 before = tl.where(mine[None, :], other_before, before)
                 acc = tl.where(mine[None, :], other, acc)
     is_last = last == SPLITS
+    if FOLLOWS_SHRINK:
+        # Until here nothing was read that the shrink wrote; x was there before the shrink began, which had waited for it.
+        follow(OVERLAPS)
+    if MODULES > 0 and PARTS > 0:
+        share = add_parts(shrunk_rows, shrunk_stride_p, t_in, PARTS, BLOCK_R, BLOCK_T)
+        if MIXED:
+            of_row = (t[:, None] >= seg_begin[None, :]) & (t[:, None] < seg_end[None, :])
+            share *= tl.sum(tl.where(of_row, scales[None, :], 0.0), axis=1)[:, None]
+        else:
+            share *= scales
     if MODULES > 0:  # noqa: SIM102 (the compiler takes one of the two at a time)
         if is_last:
             if MIXED:
@@ -278,6 +283,7 @@ def lora_linear(
     segments: Segments | None = None,
     shrunk: torch.Tensor | None = None,
     *,
+    follows_shrink: bool = False,
     tile: Tile | None = None,
 ) -> int:
     """Writes W x + bias + scale B s of every row.
@@ -289,6 +295,7 @@ def lora_linear(
         y: [T, O] of any dtype: the sums; or float32 [num_splits(O, I), T, O]: parts of them, whose sum in order is the same to
             the bit. Written.
         adapters, segments, shrunk: of the rows, and A x as lora_shrink writes it; or None for the base alone.
+        follows_shrink: the kernel launched before is shrink_for_linear's last; W x is then computed beside it.
         tile: another than tuning.tile_for says.
 
     Returns:
@@ -357,6 +364,7 @@ def lora_linear(
         BLOCK_K=tile.block_k,
         num_warps=tile.warps,
         num_stages=tile.stages,
+        FOLLOWS_SHRINK=follows_shrink,
         **overlap_options(),
     )
     return splits if y.dim() == 3 and not adds_splits else 1

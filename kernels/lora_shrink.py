@@ -1,6 +1,6 @@
 """lora_shrink: every row times the A of its slot, all modules that read the same input and all slots in one launch.
 
-Ranks lie on the M side of the product, 64 a tile, so that 16 rows fill a tile. The features are cut into at most four parts
+Ranks lie on the M side of the product, 64 a tile, so that 16 rows fill a tile. The features are cut into at most eight parts
 at points that their number decides: with few rows the parts are programs of their own, which fill the chip, and whoever
 reads the sums adds them in order; with many rows one program adds its parts itself, in the same order.
 """
@@ -11,10 +11,10 @@ import torch
 import triton
 import triton.language as tl
 
-from lorid_kernels.launch import follow, overlap_options
+from lorid_kernels.launch import follow, follow_passing, overlap_options
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 
-MOST_PARTS = 4
+MOST_PARTS = 8
 MANY_ROWS = 128
 MOST_ROWS_OF_PARTS = 32  # more do not fit into the registers of lora_linear's tile
 
@@ -123,7 +123,7 @@ def _add_parts_kernel(
     BLOCK_T: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    follow(OVERLAPS)
+    follow_passing(OVERLAPS)  # lora_linear's W x needs nothing of this kernel
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     module = tl.program_id(0) // rank_blocks
     first_rank = (tl.program_id(0) % rank_blocks) * BLOCK_R

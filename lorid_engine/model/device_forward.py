@@ -156,7 +156,7 @@ class DeviceForward:
             return lora_linear(x, weight.data, weight.bias, y)
         segments = Segments(self._step.seg_offset, self._step.seg_slot)
         shrunk = shrink_for_linear(x, adapters, segments)
-        return lora_linear(x, weight.data, weight.bias, y, adapters, segments, shrunk)
+        return lora_linear(x, weight.data, weight.bias, y, adapters, segments, shrunk, follows_shrink=True)
 
     def rope(
         self, qkv: torch.Tensor, layer: int, q_norm: torch.Tensor | None, k_norm: torch.Tensor | None

@@ -224,7 +224,7 @@ def _triton(
     adapters = Adapters(a[0], b_t[0], rank_offset[0], scale[0], (out_features,), max_rank[0])
     segments = Segments(seg_offset, seg_slot)
     shrunk = shrink_for_linear(x, adapters, segments)
-    launch(x, weight, bias, y, adapters, segments, shrunk)
+    launch(x, weight, bias, y, adapters, segments, shrunk, follows_shrink=True)
     return y
 
 

@@ -192,21 +192,21 @@ def test_parts_of_a_weight_add_up_to_the_same_bits(rank: int, rows: int) -> None
 def test_few_and_many_rows_shrink_alike() -> None:
     """Parts that the reader adds, and whole sums: the same bits."""
     bank = make_bank([3, 17, 60], 1100, 8, torch.float32)
-    x, slots = random(130, 1100), [0] * 60 + [1] * 40 + [2] * 30
+    x, slots = random(130, 1100), [0] * 20 + [1] * 80 + [2] * 30
     adapters = Adapters(bank.a, bank.b_t, bank.rank_offset, bank.scale, (8,), bank.max_rank)
 
     def shrunk(rows: int) -> torch.Tensor:
         plan = SegmentPlan.from_slots(slots[:rows])
         return shrink.shrink_for_linear(x[:rows], adapters, Segments(plan.seg_offset, plan.seg_slot))
 
-    parts, middle, many = shrunk(64), shrunk(100), shrunk(130)
+    parts, middle, many = shrunk(32), shrunk(100), shrunk(130)
     assert parts.dim() == 3 and middle.dim() == many.dim() == 2
     assert_same_bits(middle, many[:100])
-    total = torch.zeros(64, parts.shape[2])
+    total = torch.zeros(32, parts.shape[2])
     for part in parts:
         total += part
-    scale = torch.tensor([0.5, 1.5])[(torch.arange(64) >= 60).long()]
-    assert_same_bits(total * scale.unsqueeze(1), many[:64])
+    scale = torch.tensor([0.5, 1.5])[(torch.arange(32) >= 20).long()]
+    assert_same_bits(total * scale.unsqueeze(1), many[:32])
 
 
 def test_many_ranks_need_whole_sums() -> None:
