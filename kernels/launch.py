@@ -21,10 +21,16 @@ def follow(OVERLAPS: tl.constexpr):
 
 
 @triton.jit
-def follow_passing(OVERLAPS: tl.constexpr):
-    """As `follow`, but lets the kernel after begin first, which then runs beside the one before, too."""
+def let_next_begin(OVERLAPS: tl.constexpr):
+    """Lets the kernel after get ready at once, which then may run beside the one before, too; `wait` has to come."""
     if OVERLAPS:
         cuda.gdc_launch_dependents()
+
+
+@triton.jit
+def wait(OVERLAPS: tl.constexpr):
+    """Waits for the kernel before."""
+    if OVERLAPS:
         cuda.gdc_wait()
 
 
@@ -32,6 +38,14 @@ def chains() -> bool:
     """Whether a sum may go on from one loop into the next: on all but Blackwell's data center GPUs (sm_100), whose accumulators
     lie in a memory of their own, and where the compiler cannot select some rows of them."""
     return triton.knobs.runtime.interpret or triton.runtime.driver.active.get_current_target().arch // 10 != 10
+
+
+def multiplies_from_shared() -> bool:
+    """Whether matrix instructions take their operands from shared memory: Hopper's, and Blackwell's in data centers."""
+    return not triton.knobs.runtime.interpret and triton.runtime.driver.active.get_current_target().arch // 10 in (
+        9,
+        10,
+    )
 
 
 def overlap_options() -> dict[str, Any]:

@@ -69,7 +69,7 @@ def _lora_expand_kernel(
     acc = tl.trans(tl.load(y, mask=inside, other=0.0)).to(tl.float32)
     shrunk_rows = shrunk_ptr + t.to(tl.int64)[:, None] * shrunk_stride_t + module * width
     b_columns = matrix_ptr + offset + column[None, :]
-    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, CHAINS, PRECISION, BLOCK_R)
+    acc = add_share(acc, acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, 0, CHAINS, PRECISION, BLOCK_R, BLOCK_R)
     tl.store(y, tl.trans(acc).to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -111,6 +111,7 @@ def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, adapters: Adapters, segme
         BLOCK_O=BLOCK_O,
         BLOCK_T=block_t,
         num_warps=4,
-        num_stages=3,
+        num_stages=2,
+        maxnreg=255,
         **overlap_options(),
     )

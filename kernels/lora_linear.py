@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lorid_kernels.launch import chains, follow, overlap_options
+from lorid_kernels.launch import chains, let_next_begin, multiplies_from_shared, overlap_options, wait
 from lorid_kernels.lora_shrink import num_parts
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 from lorid_kernels.tuning import Tile, tile_for
@@ -68,28 +68,24 @@ def _product(w_rows, x_rows, o_in, t_in, first, last, split_len, in_features, SE
 
 
 @triton.jit
-def add_block(acc, b, s, t_in, CHAINS: tl.constexpr, SELECTS: tl.constexpr, PRECISION: tl.constexpr):
-    """acc [BLOCK_O, BLOCK_T] + B s over a block of ranks, in the rows t_in; SELECTS: others are not to change.
+def add_share(acc, share, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PARTS: tl.constexpr, CHAINS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
+    """acc [BLOCK_O, BLOCK_T] + B s, where s is scaled: `share` [BLOCK_T, STEP] if there are PARTS, else in shrunk [T, width].
 
-    What is not theirs is left out, not multiplied by 0: B may hold a NaN. An accumulator that begins with 0 never is -0, so
-    adding 0 changes no bit. CHAINS: one sum from the first feature to the last rank; it is the same for all rows of a device.
+    STEP: ranks at a time. CHAINS: one sum from the first feature to the last rank, else B s is summed on its own; one of the
+    two on a device.
     """
-    if CHAINS:
-        other = tl.dot(tl.trans(b), tl.trans(s), acc, input_precision=PRECISION)
-        return tl.where(t_in[None, :], other, acc) if SELECTS else other
-    other = tl.dot(tl.trans(b), tl.trans(s), input_precision=PRECISION)
-    return acc + tl.where(t_in[None, :], other, 0.0)
-
-
-@triton.jit
-def add_share(acc, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, CHAINS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
-    """acc [BLOCK_O, BLOCK_T] + B s, where s [T, width] is scaled already."""
-    for r0 in range(0, rank, BLOCK_R):
-        r = r0 + tl.arange(0, BLOCK_R)
-        s = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
-        b = tl.load(b_columns + r.to(tl.int64)[:, None] * b_stride, mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
-        acc = add_block(acc, b, s, t_in, CHAINS, False, PRECISION)
-    return acc
+    total = acc if CHAINS else tl.zeros_like(acc)
+    written = tl.cdiv(rank, BLOCK_R) * BLOCK_R
+    for r0 in range(0, rank, STEP):
+        r = r0 + tl.arange(0, STEP)
+        at = b_columns + r.to(tl.int64)[:, None] * b_stride
+        b = tl.load(at, mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
+        if PARTS > 0:
+            s = share.to(b.dtype)
+        else:
+            s = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None] & (r < written)[None, :], other=0.0)
+        total = tl.dot(tl.trans(b), tl.trans(s), total, input_precision=PRECISION)
+    return total if CHAINS else acc + total
 
 
 @triton.jit
@@ -143,13 +139,13 @@ def _lora_linear_kernel(
     EVEN_K: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    STEP: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
     BLOCK_K: tl.constexpr,
     FOLLOWS_SHRINK: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    dtype = x_ptr.dtype.element_ty
     # Column tiles begin anew at every module, so that each belongs to one.
     o_tile = tl.program_id(1)
     module, module_begin, module_end = 0, 0, out_features
@@ -167,8 +163,9 @@ def _lora_linear_kernel(
     column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
     columns = module_end - module_begin
     o_in = column < columns
+    let_next_begin(OVERLAPS)
     if not FOLLOWS_SHRINK:
-        follow(OVERLAPS)
+        wait(OVERLAPS)
 
     slot = -1
     if MODULES == 0 or MIXED:
@@ -225,44 +222,32 @@ def _lora_linear_kernel(
     is_last = last == SPLITS
     if FOLLOWS_SHRINK:
         # Until here nothing was read that the shrink wrote; x was there before the shrink began, which had waited for it.
-        follow(OVERLAPS)
-    if MODULES > 0 and PARTS > 0:
-        share = add_parts(shrunk_rows, shrunk_stride_p, t_in, PARTS, BLOCK_R, BLOCK_T)
-        if MIXED:
-            of_row = (t[:, None] >= seg_begin[None, :]) & (t[:, None] < seg_end[None, :])
-            share *= tl.sum(tl.where(of_row, scales[None, :], 0.0), axis=1)[:, None]
-        else:
-            share *= scales
-    if MODULES > 0:  # noqa: SIM102 (the compiler takes one of the two at a time)
-        if is_last:
+        wait(OVERLAPS)
+    if MODULES > 0:
+        most = tl.max(ranks, axis=0) if MIXED else ranks
+        if is_last & (most > 0):
+            share = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
+            if PARTS > 0:
+                share = add_parts(shrunk_rows, shrunk_stride_p, t_in, PARTS, BLOCK_R, BLOCK_T)
+                if MIXED:
+                    of_row = (t[:, None] >= seg_begin[None, :]) & (t[:, None] < seg_end[None, :])
+                    share *= tl.sum(tl.where(of_row, scales[None, :], 0.0), axis=1)[:, None]
+                else:
+                    share *= scales
             if MIXED:
-                # Rank block by rank block, and in each segment by segment: one flat loop, so that B is fetched ahead.
-                count = tl.max(tl.where(ranks > 0, s + 1, 0), axis=0)
-                for i in range(0, tl.cdiv(tl.max(ranks, axis=0), BLOCK_R) * count):
-                    pick = s == i % tl.maximum(count, 1)
-                    first = (i // tl.maximum(count, 1)) * BLOCK_R
+                for i in range(0, tl.max(tl.where(ranks > 0, s + 1, 0), axis=0)):
+                    pick = s == i
+                    mine = (t >= tl.sum(tl.where(pick, seg_begin, 0))) & (t < tl.sum(tl.where(pick, seg_end, 0)))
                     rank = tl.sum(tl.where(pick, ranks, 0), axis=0)
                     offset = tl.sum(tl.where(pick, offsets, 0), axis=0)
                     if BY_OFFSET:
                         offset = offset // 16 * 16
-                    r = first + tl.arange(0, BLOCK_R)
-                    b_rows = matrix_ptr + offset + r.to(tl.int64)[:, None] * columns
-                    b = tl.load(b_rows + column[None, :], mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
-                    mine = (t >= tl.sum(tl.where(pick, seg_begin, 0))) & (t < tl.sum(tl.where(pick, seg_end, 0)))
-                    if PARTS > 0:
-                        share_here = share.to(dtype)
-                    else:
-                        share_here = tl.load(shrunk_rows + r[None, :], mask=t_in[:, None], other=0.0)
-                    acc = add_block(acc, b, share_here, mine & (first < rank), CHAINS, True, PRECISION)
+                    b_columns = matrix_ptr + offset + column[None, :]
+                    other = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, rank, PARTS, CHAINS, PRECISION, BLOCK_R, STEP)  # fmt: skip
+                    acc = tl.where(mine[None, :], other, acc)  # not multiplied by 0: B may hold a NaN
             else:
                 b_columns = matrix_ptr + offsets + column[None, :]
-                if PARTS > 0:
-                    r = tl.arange(0, BLOCK_R)
-                    b_rows = b_columns + r.to(tl.int64)[:, None] * columns
-                    b = tl.load(b_rows, mask=(r < ranks)[:, None] & o_in[None, :], other=0.0)
-                    acc = add_block(acc, b, share.to(dtype), t_in, CHAINS, False, PRECISION)
-                else:
-                    acc = add_share(acc, shrunk_rows, t_in, b_columns, columns, o_in, ranks, CHAINS, PRECISION, BLOCK_R)
+                acc = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, ranks, PARTS, CHAINS, PRECISION, BLOCK_R, STEP)  # fmt: skip
     if HAS_BIAS:
         bias = tl.load(bias_ptr + module_begin + column, mask=o_in & is_last, other=0.0)
         acc += bias[:, None]
@@ -312,6 +297,7 @@ def lora_linear(
     if with_adapters and shrunk.dim() == 3 and adapters.width > BLOCK_R:
         raise ValueError(f"more than {BLOCK_R} ranks take A x that is summed: see lora_shrink.add_parts")
     tile = tile or tile_for(rows, out_features, in_features, adapters.width if with_adapters else 0, splits)
+    parts = 0 if not with_adapters or shrunk.dim() == 2 else num_parts(in_features)
     ends = adapters.column_ends if with_adapters else (out_features,)
     begins = (0, *ends[:-1])
     row_tiles = (
@@ -347,7 +333,7 @@ def lora_linear(
         ends[1] if len(ends) > 1 else out_features,
         adapters.width if with_adapters else 0,
         MODULES=len(ends) if with_adapters else 0,
-        PARTS=0 if not with_adapters or shrunk.dim() == 2 else num_parts(in_features),
+        PARTS=parts,
         SPLITS=splits,
         ADDS_SPLITS=adds_splits,
         MIXED=mixed,
@@ -359,6 +345,8 @@ def lora_linear(
         EVEN_K=in_features % tile.block_k == 0 and length % tile.block_k == 0,
         BLOCK_S=segments.block if with_adapters else 1,
         BLOCK_R=BLOCK_R,
+        # Where operands come from shared memory there are registers for more ranks at a time, which few rows need in flight.
+        STEP=2 * BLOCK_R if tile.block_t <= 32 and parts == 0 and multiplies_from_shared() else BLOCK_R,
         BLOCK_O=tile.block_o,
         BLOCK_T=tile.block_t,
         BLOCK_K=tile.block_k,

@@ -11,12 +11,12 @@ import torch
 import triton
 import triton.language as tl
 
-from lorid_kernels.launch import follow, follow_passing, overlap_options
+from lorid_kernels.launch import follow, let_next_begin, overlap_options, wait
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 
 MOST_PARTS = 8
 MANY_ROWS = 128
-MOST_ROWS_OF_PARTS = 32  # more do not fit into the registers of lora_linear's tile
+MOST_ROWS_OF_PARTS = 16  # more do not fit into the registers of lora_linear's tile
 
 
 def part_len(in_features: int) -> int:
@@ -58,12 +58,12 @@ def _lora_shrink_kernel(
     BLOCK_K: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    follow(OVERLAPS)
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     module = tl.program_id(0) // rank_blocks
     first_rank = (tl.program_id(0) % rank_blocks) * BLOCK_R
     there = (row < row_end) & (slot >= 0)
     rank, offset = rank_and_offset(a_ptr, rank_ptr, module, slot, num_slots, in_features, there, BY_OFFSET)
+    follow(OVERLAPS)  # programs without work wait, too: when all have begun, lora_linear may read x
     if first_rank >= rank:
         return
     t = row + tl.arange(0, BLOCK_T)
@@ -123,7 +123,8 @@ def _add_parts_kernel(
     BLOCK_T: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    follow_passing(OVERLAPS)  # lora_linear's W x needs nothing of this kernel
+    let_next_begin(OVERLAPS)  # lora_linear's W x needs nothing of this kernel
+    wait(OVERLAPS)
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     module = tl.program_id(0) // rank_blocks
     first_rank = (tl.program_id(0) % rank_blocks) * BLOCK_R

@@ -26,13 +26,13 @@ def _rms_norm_kernel(
     BLOCK_E: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    follow(OVERLAPS)
     k = tl.program_id(0).to(tl.int64)
     t = tl.load(rows_ptr + k).to(tl.int64) if HAS_ROWS else k
     e = tl.arange(0, BLOCK_E)
     inside = e < features
-    x = tl.load(x_ptr + t * x_stride_t + e, mask=inside, other=0.0).to(tl.float32)
     weight = tl.load(weight_ptr + e, mask=inside, other=0.0)
+    follow(OVERLAPS)
+    x = tl.load(x_ptr + t * x_stride_t + e, mask=inside, other=0.0).to(tl.float32)
     if PLANES > 0:
         planes_stride_p = tl.cast(planes_stride_p, tl.int64)
         total = tl.zeros([BLOCK_E], tl.float32)

@@ -34,13 +34,16 @@ def _rope_kernel(
     BLOCK_D: tl.constexpr,  # D / 2 up to a power of two
     OVERLAPS: tl.constexpr,
 ):
-    follow(OVERLAPS)
     HALF: tl.constexpr = HEAD_DIM // 2
     t = tl.program_id(0).to(tl.int64)
     h = (tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H))[:, None]
     d = tl.arange(0, BLOCK_D)[None, :]
     is_query, is_key = h < num_heads, (h >= num_heads) & (h < num_heads + num_kv_heads)
     there = (h < num_heads + 2 * num_kv_heads) & (d < HALF)
+    position = tl.load(positions_ptr + t).to(tl.int64)
+    cos = tl.load(cos_ptr + position * HALF + d, mask=d < HALF, other=0.0)
+    sin = tl.load(sin_ptr + position * HALF + d, mask=d < HALF, other=0.0)
+    follow(OVERLAPS)
     base = qkv_ptr + t * qkv_stride_t + h * HEAD_DIM + d
     first = tl.load(base, mask=there, other=0.0).to(tl.float32)
     second = tl.load(base + HALF, mask=there, other=0.0).to(tl.float32)
@@ -57,9 +60,6 @@ def _rope_kernel(
             high = tl.load(k_norm_ptr + HALF + d, mask=d < HALF, other=0.0)
             first = tl.where(is_key, first * factor * low, first)
             second = tl.where(is_key, second * factor * high, second)
-    position = tl.load(positions_ptr + t).to(tl.int64)
-    cos = tl.load(cos_ptr + position * HALF + d, mask=d < HALF, other=0.0)
-    sin = tl.load(sin_ptr + position * HALF + d, mask=d < HALF, other=0.0)
     turned_first = first * cos - second * sin
     turned_second = second * cos + first * sin
     q = q_ptr + t * num_heads * HEAD_DIM + h * HEAD_DIM + d

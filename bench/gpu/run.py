@@ -100,7 +100,8 @@ class Run:
             started.append(("correctness", self._start(job)))
         for number in range(compilers if warmed else 0):
             job = self._job(warmed, limit, share=(number, compilers), warms=True)
-            log = self._file(f"-compile-{number}.log").open("w", encoding="utf-8")
+            (ROOT / "build" / "bench").mkdir(parents=True, exist_ok=True)
+            log = (ROOT / "build" / "bench" / f"compile-{number}.log").open("w", encoding="utf-8")
             started.append(("", self._start(job, log)))  # what does not compile here fails where it is timed
         return self._wait(started, limit)
 

@@ -140,6 +140,17 @@ def test_rows_without_adapter_have_the_bits_of_the_base() -> None:
     assert (mixed[0] != base[0]).any()
 
 
+@pytest.mark.parametrize("pattern", ["mixed", "many"])
+@pytest.mark.parametrize("rank", [60, 200])
+def test_forms_of_other_devices(rank: int, pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums that do not go on from W x to B s, and twice as many ranks at a time: chosen by the device."""
+    monkeypatch.setattr(linear, "chains", lambda: False)
+    monkeypatch.setattr(linear, "multiplies_from_shared", lambda: True)
+    plan, rows = plan_of(pattern)
+    bank = make_bank([3, 17, rank], 48, 75, torch.float32)
+    check_linear(random(rows, 48), random(75, 48, seed=2), bank, plan, random(75, seed=3))
+
+
 def every_tile() -> list[Tile]:
     return list(
         dict.fromkeys(
@@ -192,21 +203,21 @@ def test_parts_of_a_weight_add_up_to_the_same_bits(rank: int, rows: int) -> None
 def test_few_and_many_rows_shrink_alike() -> None:
     """Parts that the reader adds, and whole sums: the same bits."""
     bank = make_bank([3, 17, 60], 1100, 8, torch.float32)
-    x, slots = random(130, 1100), [0] * 20 + [1] * 80 + [2] * 30
+    x, slots = random(130, 1100), [0] * 10 + [1] * 90 + [2] * 30
     adapters = Adapters(bank.a, bank.b_t, bank.rank_offset, bank.scale, (8,), bank.max_rank)
 
     def shrunk(rows: int) -> torch.Tensor:
         plan = SegmentPlan.from_slots(slots[:rows])
         return shrink.shrink_for_linear(x[:rows], adapters, Segments(plan.seg_offset, plan.seg_slot))
 
-    parts, middle, many = shrunk(32), shrunk(100), shrunk(130)
+    parts, middle, many = shrunk(16), shrunk(100), shrunk(130)
     assert parts.dim() == 3 and middle.dim() == many.dim() == 2
     assert_same_bits(middle, many[:100])
-    total = torch.zeros(32, parts.shape[2])
+    total = torch.zeros(16, parts.shape[2])
     for part in parts:
         total += part
-    scale = torch.tensor([0.5, 1.5])[(torch.arange(32) >= 20).long()]
-    assert_same_bits(total * scale.unsqueeze(1), many[:32])
+    scale = torch.tensor([0.5, 1.5])[(torch.arange(16) >= 10).long()]
+    assert_same_bits(total * scale.unsqueeze(1), many[:16])
 
 
 def test_many_ranks_need_whole_sums() -> None:
