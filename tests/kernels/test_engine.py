@@ -153,7 +153,7 @@ def test_tables_hold_what_was_loaded(base: Path, adapters: dict[str, Path]) -> N
     assert slots.kind == Kind(64, True, frozenset({"self_attn.q_proj", "self_attn.o_proj"}))  # rank 70 is merged
     assert slots.of(weights.layers[0].down) is None
     slots.unload(2)
-    assert slots.kind == Kind(64, False, frozenset({"self_attn.q_proj"})) and slots.of(weights.layers[1].output) is None
+    assert slots.kind == Kind(64, True, frozenset({"self_attn.q_proj"})) and slots.of(weights.layers[1].output) is None
 
 
 def test_rotary_tables_of_layers_without_rotation_and_windows(tmp_path: Path) -> None:
