@@ -1,8 +1,8 @@
 """Training tokens/s of all roles in one run against PEFT and torch, which train the same batches one role after another.
 
-    python bench/train_speed.py [--rank 64] [--batch-size 4] [--steps 5] [--out bench/results/train-speed]
+    python bench/train_speed.py [--rank 64] [--batch-size 4] [--steps 5] [--device cuda] [--out bench/results/train-speed]
 
-The default pack's base in float32 with random examples of GSM8K's lengths, without dropout. Both read the same batches; PEFT's
+The default pack's base, or another, in float32 (bfloat16 on a GPU) with random examples of GSM8K's lengths, without dropout. Both read the same batches; PEFT's
 are padded to their longest example, which is of much the same length (examples that are packed end to end would need a mask of
 all tokens by all tokens there). Both compute logits of target positions alone, and both clip and take AdamW steps. The steps are
 interleaved, ours, then theirs, each in a process of its own: `lorid train` sets up its process's memory.
@@ -44,6 +44,17 @@ LENGTHS = {"ir": (75, 115), "kg": (80, 55), "dr": (135, 115)}
 Examples = dict[str, list[Example]]
 
 
+def use_all_cores() -> None:
+    """As many threads for torch as the C++ backend takes, where that is there."""
+    if cpu.why_not() is None:
+        torch.set_num_threads(cpu.threads())
+
+
+def computed_in(device: torch.device) -> torch.dtype:
+    """What the base is held in."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
 def random_examples(count: int, vocabulary: int, seed: int) -> Examples:
     """Examples of random tokens, whose lengths spread by a third."""
     random = np.random.default_rng(seed)
@@ -60,9 +71,9 @@ def random_examples(count: int, vocabulary: int, seed: int) -> Examples:
 class Ours:
     """All roles in one run."""
 
-    def __init__(self, base: Path, examples: Examples, options: TrainingOptions) -> None:
+    def __init__(self, base: Path, examples: Examples, options: TrainingOptions, device: torch.device) -> None:
         config = ModelConfig.from_folder(base)
-        weights = load_frozen(base, config, torch.float32)
+        weights = load_frozen(base, config, computed_in(device), device)
         adapters = RoleAdapters(
             config,
             options.roles,
@@ -71,6 +82,7 @@ class Ours:
             dropout=options.dropout,
             targets=options.targets,
             seed=options.seed,
+            device=device,
         )
         self.trainer = Trainer(config, weights, adapters, examples, options)
 
@@ -85,8 +97,8 @@ Batches = list[dict[str, list[Example]]]
 class Theirs:
     """A PEFT model whose adapters are trained one after another."""
 
-    def __init__(self, base: Path, batches: Batches, options: TrainingOptions) -> None:
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).float()
+    def __init__(self, base: Path, batches: Batches, options: TrainingOptions, device: torch.device) -> None:
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).to(device, computed_in(device))
         lora = LoraConfig(
             r=options.rank,
             lora_alpha=options.alpha,
@@ -98,13 +110,15 @@ class Theirs:
         for role in options.roles[1:]:
             self._model.add_adapter(role, lora)
         self._model.train()
-        self._options, self._batches, self._done = options, batches, 0
+        self._options, self._batches, self._done, self._device = options, batches, 0, device
         self._parameters: dict[str, list[torch.nn.Parameter]] = {}
         self._optimizers = {}
         for role in options.roles:
             self._model.set_adapter(role)
             self._parameters[role] = [p for p in self._model.parameters() if p.requires_grad]
-            self._optimizers[role] = torch.optim.AdamW(self._parameters[role], lr=1e-9, weight_decay=0)
+            self._optimizers[role] = torch.optim.AdamW(
+                self._parameters[role], lr=1e-9, weight_decay=0, fused=True if device.type == "cuda" else None
+            )
 
     def step(self) -> dict[str, float]:
         """The batches of our next step; the losses by role."""
@@ -118,8 +132,8 @@ class Theirs:
             clip_grad_norm_(self._parameters[role], self._options.max_grad_norm)
             self._optimizers[role].step()
             self._optimizers[role].zero_grad()
-            losses[role] = float(loss.detach())
-        return losses
+            losses[role] = loss.detach()
+        return {role: float(loss) for role, loss in losses.items()}
 
     def _loss(self, examples: list[Example]) -> torch.Tensor:
         longest = max(example.rows for example in examples)
@@ -131,9 +145,12 @@ class Theirs:
             mask[number, : example.rows] = 1
             places.append(torch.arange(example.prompt - 1, example.rows) + number * longest)
             labels.append(torch.from_numpy(example.tokens[example.prompt :].astype(np.int64)))
-        hidden = self._model.base_model.model.model(input_ids=tokens, attention_mask=mask, use_cache=False)[0]
-        logits = self._model.base_model.model.lm_head(hidden.flatten(0, 1)[torch.cat(places)])
-        return functional.cross_entropy(logits, torch.cat(labels))
+        model, device = self._model.base_model.model, self._device
+        inputs = {"input_ids": tokens.to(device), "attention_mask": mask.to(device)}
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):  # as trainers run PEFT on GPUs
+            hidden = model.model(**inputs, use_cache=False)[0]
+            logits = model.lm_head(hidden.flatten(0, 1)[torch.cat(places).to(device)])
+        return functional.cross_entropy(logits.float(), torch.cat(labels).to(device))
 
 
 def timed(step: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]]:
@@ -143,19 +160,23 @@ def timed(step: Callable[[], dict[str, float]]) -> tuple[float, dict[str, float]
     return time.perf_counter() - start, losses
 
 
-def peak_gb() -> float:
-    """The most memory that this process has had."""
+def peak_gb(device: torch.device) -> float:
+    """The most memory that this process has had, of the GPU if it computes there."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def serve_theirs(connection: Connection, base: Path, batches: Batches, options: TrainingOptions) -> None:
+def serve_theirs(
+    connection: Connection, base: Path, batches: Batches, options: TrainingOptions, device: torch.device
+) -> None:
     """In a process of its own: a step for every message."""
-    torch.set_num_threads(cpu.threads())
-    theirs = Theirs(base, batches, options)
+    use_all_cores()
+    theirs = Theirs(base, batches, options, device)
     connection.send("ready")
     while connection.recv():
         connection.send(timed(theirs.step))
-    connection.send(peak_gb())
+    connection.send(peak_gb(device))
 
 
 def main() -> None:
@@ -165,10 +186,13 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="examples of a role in a step")
     parser.add_argument("--rows-per-pass", type=int, default=2048)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--base", type=Path, help="a folder in Hugging Face's format; default: the default pack's base")
     parser.add_argument("--out", type=Path, default=Path("bench/results/train-speed"))
     arguments = parser.parse_args()
-    torch.set_num_threads(cpu.threads())
-    base = resolve_base(load_pack().base, env.cache_dir())
+    use_all_cores()
+    device = torch.device(arguments.device)
+    base = arguments.base or resolve_base(load_pack().base, env.cache_dir())
     options = TrainingOptions(
         rank=arguments.rank,
         alpha=2.0 * arguments.rank,
@@ -178,8 +202,9 @@ def main() -> None:
         rows_per_pass=arguments.rows_per_pass,
     )
     examples = random_examples(arguments.batch_size * (arguments.steps + 1), 49152, 0)
-    keep_freed_memory()
-    ours = Ours(base, examples, options)
+    if device.type == "cpu":
+        keep_freed_memory()
+    ours = Ours(base, examples, options, device)
     batches: Batches = []
     for step in range(arguments.steps + 1):
         sequences = ours.trainer.sequences(step)
@@ -188,7 +213,7 @@ def main() -> None:
         )
     context = multiprocessing.get_context("spawn")
     theirs, end = context.Pipe()
-    process = context.Process(target=serve_theirs, args=(end, base, batches, options), daemon=True)
+    process = context.Process(target=serve_theirs, args=(end, base, batches, options, device), daemon=True)
     process.start()
     theirs.recv()
     rows = []
@@ -205,12 +230,13 @@ def main() -> None:
         if step:  # the first allocates
             rows.append({"tokens": tokens, "ours_s": mine, "peft_s": other, "losses_apart": apart})
     theirs.send(False)
-    peaks = {"ours": peak_gb(), "peft": theirs.recv()}
+    peaks = {"ours": peak_gb(device), "peft": theirs.recv()}
     process.join()
     speeds = {name: [row["tokens"] / row[f"{name}_s"] for row in rows] for name in ("ours", "peft")}
     times = [row["peft_s"] / row["ours_s"] for row in rows]
     result = {
-        "options": {name: value for name, value in vars(arguments).items() if name != "out"},
+        "options": {name: str(value) for name, value in vars(arguments).items() if name != "out"},
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "steps": rows,
         "tokens_per_second": {name: statistics.median(each) for name, each in speeds.items()},
         "times": {"median": statistics.median(times), "lowest": min(times), "highest": max(times)},

@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-from lorid_kernels.launch import chains, follow, overlap_options
+from lorid_kernels.launch import chains, follow, multiplies_from_shared, overlap_options
 from lorid_kernels.lora_linear import add_share
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
 
@@ -36,6 +36,8 @@ def _lora_expand_kernel(
     PRECISION: tl.constexpr,
     BLOCK_S: tl.constexpr,
     BLOCK_R: tl.constexpr,
+    STEP: tl.constexpr,
+    STAGES: tl.constexpr,
     BLOCK_O: tl.constexpr,
     BLOCK_T: tl.constexpr,
     OVERLAPS: tl.constexpr,
@@ -69,7 +71,9 @@ def _lora_expand_kernel(
     acc = tl.trans(tl.load(y, mask=inside, other=0.0)).to(tl.float32)
     shrunk_rows = shrunk_ptr + t.to(tl.int64)[:, None] * shrunk_stride_t + module * width
     b_columns = matrix_ptr + offset + column[None, :]
-    acc = add_share(acc, acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, 0, CHAINS, PRECISION, BLOCK_R, BLOCK_R)
+    acc = add_share(
+        acc, acc, shrunk_rows, t_in, b_columns, columns, o_in, rank, 0, CHAINS, PRECISION, BLOCK_R, STEP, STAGES
+    )
     tl.store(y, tl.trans(acc).to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -84,7 +88,7 @@ def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, adapters: Adapters, segme
     if rows == 0 or segments.count == 0:
         return
     block_t = min(max(triton.next_power_of_2(rows), 16), 64)
-    ends = adapters.column_ends
+    ends, from_shared = adapters.column_ends, multiplies_from_shared()
     column_tiles = sum(triton.cdiv(end - begin, BLOCK_O) for begin, end in zip((0, *ends[:-1]), ends, strict=True))
     _lora_expand_kernel[(column_tiles, segments.most_tiles(rows, block_t))](
         y,
@@ -108,10 +112,11 @@ def lora_expand(y: torch.Tensor, shrunk: torch.Tensor, adapters: Adapters, segme
         PRECISION="ieee",
         BLOCK_S=segments.block,
         BLOCK_R=BLOCK_R,
+        STEP=2 * BLOCK_R if from_shared and block_t <= 32 else BLOCK_R,
+        STAGES=4 if from_shared else 2,
         BLOCK_O=BLOCK_O,
         BLOCK_T=block_t,
         num_warps=4,
-        num_stages=2,
         maxnreg=255,
         **overlap_options(),
     )

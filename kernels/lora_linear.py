@@ -21,6 +21,7 @@ from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset,
 from lorid_kernels.tuning import Tile, tile_for
 
 MOST_MIXED_ROWS = 128
+RANK_STAGES: tl.constexpr = tl.constexpr(3)
 ENOUGH_TILES = 100  # column tiles that keep the memory of the largest chips busy
 LEAST_PART = 1024
 
@@ -68,15 +69,15 @@ def _product(w_rows, x_rows, o_in, t_in, first, last, split_len, in_features, SE
 
 
 @triton.jit
-def add_share(acc, share, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PARTS: tl.constexpr, CHAINS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, STEP: tl.constexpr):  # fmt: skip
+def add_share(acc, share, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PARTS: tl.constexpr, CHAINS: tl.constexpr, PRECISION: tl.constexpr, BLOCK_R: tl.constexpr, STEP: tl.constexpr, STAGES: tl.constexpr):  # fmt: skip
     """acc [BLOCK_O, BLOCK_T] + B s, where s is scaled: `share` [BLOCK_T, STEP] if there are PARTS, else in shrunk [T, width].
 
-    STEP: ranks at a time. CHAINS: one sum from the first feature to the last rank, else B s is summed on its own; one of the
+    STEP: ranks at a time, STAGES: how many times so many are in flight. CHAINS: one sum from the first feature to the last rank, else B s is summed on its own; one of the
     two on a device.
     """
     total = acc if CHAINS else tl.zeros_like(acc)
     written = tl.cdiv(rank, BLOCK_R) * BLOCK_R
-    for r0 in range(0, rank, STEP):
+    for r0 in tl.range(0, rank, STEP, num_stages=STAGES):
         r = r0 + tl.arange(0, STEP)
         at = b_columns + r.to(tl.int64)[:, None] * b_stride
         b = tl.load(at, mask=(r < rank)[:, None] & o_in[None, :], other=0.0)
@@ -163,7 +164,8 @@ def _lora_linear_kernel(
     column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
     columns = module_end - module_begin
     o_in = column < columns
-    let_next_begin(OVERLAPS)
+    if MIXED:
+        let_next_begin(OVERLAPS)
     if not FOLLOWS_SHRINK:
         wait(OVERLAPS)
 
@@ -243,11 +245,11 @@ def _lora_linear_kernel(
                     if BY_OFFSET:
                         offset = offset // 16 * 16
                     b_columns = matrix_ptr + offset + column[None, :]
-                    other = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, rank, PARTS, CHAINS, PRECISION, BLOCK_R, STEP)  # fmt: skip
+                    other = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, rank, PARTS, CHAINS, PRECISION, BLOCK_R, STEP, RANK_STAGES)  # fmt: skip
                     acc = tl.where(mine[None, :], other, acc)  # not multiplied by 0: B may hold a NaN
             else:
                 b_columns = matrix_ptr + offsets + column[None, :]
-                acc = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, ranks, PARTS, CHAINS, PRECISION, BLOCK_R, STEP)  # fmt: skip
+                acc = add_share(acc, share, shrunk_rows, t_in, b_columns, columns, o_in, ranks, PARTS, CHAINS, PRECISION, BLOCK_R, STEP, RANK_STAGES)  # fmt: skip
     if HAS_BIAS:
         bias = tl.load(bias_ptr + module_begin + column, mask=o_in & is_last, other=0.0)
         acc += bias[:, None]
@@ -353,6 +355,7 @@ def lora_linear(
         num_warps=tile.warps,
         num_stages=tile.stages,
         FOLLOWS_SHRINK=follows_shrink,
+        maxnreg=255 if with_adapters else None,  # else the compiler would rather spill a little than pass 128 or 168
         **overlap_options(),
     )
     return splits if y.dim() == 3 and not adds_splits else 1

@@ -16,6 +16,7 @@ from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset,
 
 MOST_PARTS = 8
 MANY_ROWS = 128
+MOST_ROWS_IN_PARTS = 1024  # more fill the chip without
 MOST_ROWS_OF_PARTS = 16  # more do not fit into the registers of lora_linear's tile
 
 
@@ -151,7 +152,7 @@ def lora_shrink(x: torch.Tensor, adapters: Adapters, segments: Segments, shrunk:
     Args:
         x: [T, I], rows may be strided.
         shrunk: float32 [parts, T, M width], parts as num_parts says: sums over the parts of the features, not scaled; or
-            [T, M width] in x's dtype: the whole sums times the slot's scale (with 128 rows or fewer this is slower). Written.
+            [T, M width] in x's dtype: the whole sums times the slot's scale, which with few rows is slower. Written.
     """
     rows, in_features = x.shape
     if rows == 0 or segments.count == 0:
@@ -246,7 +247,7 @@ def add_parts(
 def shrink_for_linear(x: torch.Tensor, adapters: Adapters, segments: Segments) -> torch.Tensor:
     """A x of every row as lora_linear wants it: parts for few rows of low rank, else [T, M width], summed and scaled."""
     rows, width = x.shape[0], adapters.modules * adapters.width
-    if rows > MANY_ROWS:
+    if rows > MOST_ROWS_IN_PARTS:
         shrunk = x.new_empty(rows, width)
         lora_shrink(x, adapters, segments, shrunk)
         return shrunk
