@@ -12,7 +12,7 @@ from session import Session
 from steps import groups_work
 
 from lorid_kernels.lora_expand import lora_expand
-from lorid_kernels.lora_shrink import MANY_ROWS, add_parts, lora_shrink, num_parts
+from lorid_kernels.lora_shrink import MOST_ROWS_IN_PARTS, add_parts, lora_shrink, num_parts
 from lorid_kernels.segments import Adapters, Segments
 
 MOST_COPIES = 256
@@ -104,7 +104,7 @@ def _ours(x: torch.Tensor, y: torch.Tensor, tables: list[Adapters], slots: list[
         for adapters in tables:
             width = adapters.modules * adapters.width
             shrunk = x.new_empty(rows, width)
-            if rows > MANY_ROWS:
+            if rows > MOST_ROWS_IN_PARTS:
                 lora_shrink(x, adapters, segments, shrunk)
             else:
                 sums = x.new_empty(parts, rows, width, dtype=torch.float32)

@@ -34,8 +34,15 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from lorid_kernels.embed import embed
+from lorid_kernels.lora_dropout import lora_dropout
+from lorid_kernels.lora_expand import lora_expand
+from lorid_kernels.lora_linear import lora_linear, num_splits
+from lorid_kernels.lora_shrink import add_parts, lora_shrink, num_parts, shrink_for_linear
+from lorid_kernels.paged_attention import paged_attention
 from lorid_kernels.rms_norm import rms_norm
 from lorid_kernels.rope import rope
+from lorid_kernels.sample import sample
+from lorid_kernels.segments import Adapters, Segments
 from lorid_kernels.silu_mul import silu_mul
 
 MAX_SHARED = 99 * 1024  # bytes a block: what sm_86, sm_89 and sm_120 have
@@ -93,7 +100,72 @@ def _rope(m: Model, new: Callable[..., torch.Tensor], *, norms: bool) -> None:
     rope(*tensors, pages, pages, num_heads=m.H, q_norm=weight, k_norm=weight, norm_epsilon=1e-6)
 
 
+def _linear(m: Model, new: Callable[..., torch.Tensor], *, rows: int, max_rank: int, merged: bool = False) -> None:
+    """Base and adapted linears of one step: q, k and v; and one whose weight is cut along its features."""
+    slots, heads = 128, m.H * m.D
+    columns = (heads, heads + m.G * m.D, heads + 2 * m.G * m.D)
+    segments = Segments(new(5, dtype=INT), new(4, dtype=INT))
+    for ends, features in ((columns, m.E), ((m.E,), m.F)):
+        x, weight, bias = new(rows, features), new(ends[-1], features), new(ends[-1], dtype=WIDE)
+        splits = num_splits(ends[-1], features)
+        y = new(splits, rows, ends[-1], dtype=WIDE) if splits > 1 else new(rows, ends[-1])
+        lora_linear(x, weight, None, y)
+        if max_rank:
+            places = new(len(ends), slots, dtype=LONG)
+            rank, scale = new(len(ends), slots, dtype=INT), new(len(ends), slots, dtype=WIDE)
+            copies = places if merged else None
+            adapters = Adapters(places, places, rank, scale, ends, max_rank, copies, anchor=new(16))
+            shrunk = shrink_for_linear(x, adapters, segments)
+            lora_linear(x, weight, bias, y, adapters, segments, shrunk, follows_shrink=True)
+
+
+def _bank(m: Model, new: Callable[..., torch.Tensor], *, rows: int, max_rank: int) -> None:
+    """The ops lora_shrink and lora_expand, on a bank."""
+    a, rank, scale = new(2 * max_rank, m.E), new(3, dtype=INT), new(2, dtype=WIDE)
+    adapters = Adapters(a, a, rank, scale, (m.E,), max_rank)
+    segments = Segments(new(3, dtype=INT), new(2, dtype=INT))
+    x, parts = new(rows, m.E), new(num_parts(m.E), rows, adapters.width, dtype=WIDE)
+    lora_shrink(x, adapters, segments, parts)
+    shrunk, scaled = new(rows, max_rank, dtype=WIDE), new(rows, adapters.width)
+    add_parts(parts, adapters, segments, shrunk, scales=False)
+    add_parts(shrunk.unsqueeze(0), adapters, segments, scaled, scales=True, whole=False)
+    lora_expand(x, scaled, adapters, segments)
+
+
+def _attention(m: Model, new: Callable[..., torch.Tensor], *, window: int, decodes: bool) -> None:
+    sequences = 4
+    rows = sequences if decodes else 256
+    q, pages = new(rows, m.H * m.D), new(C, 16, m.G, m.D)
+    tables = new(sequences, 64, dtype=INT), new(sequences + 1, dtype=INT), new(rows, dtype=INT)
+    bounds = {"max_query": 1 if decodes else rows, "max_context": 1024}
+    out = new(rows, m.H * m.D)
+    paged_attention(q, pages, pages, *tables, out, head_dim=m.D, scale=0.125, window=window, **bounds)
+
+
+def _sample(m: Model, new: Callable[..., torch.Tensor]) -> None:
+    rows = new(T, dtype=WIDE)
+    keys = new(T, dtype=LONG), new(T, 2, dtype=LONG)
+    sample(new(T, m.V, dtype=WIDE), *keys, rows, new(T, dtype=INT), rows, new(T, dtype=INT))
+
+
+LINEAR, SHRINK, EXPAND = "_lora_linear_kernel", "_lora_shrink_kernel", "_lora_expand_kernel"
 CASES = (
+    Case("few_rows_low_rank", lambda m, new: _linear(m, new, rows=16, max_rank=64), matrix=(LINEAR, SHRINK)),
+    Case("few_rows", lambda m, new: _linear(m, new, rows=32, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("some_rows", lambda m, new: _linear(m, new, rows=64, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("more_rows", lambda m, new: _linear(m, new, rows=128, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("many_rows", lambda m, new: _linear(m, new, rows=2048, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("merged", lambda m, new: _linear(m, new, rows=16, max_rank=512, merged=True), matrix=(LINEAR, SHRINK)),
+    Case("bank", lambda m, new: _bank(m, new, rows=32, max_rank=512), matrix=(SHRINK, EXPAND)),
+    Case("bank_many_rows", lambda m, new: _bank(m, new, rows=256, max_rank=64), matrix=(SHRINK, EXPAND)),
+    Case("decode", lambda m, new: _attention(m, new, window=0, decodes=True), matrix=("_decode_kernel",)),
+    Case("prefill", lambda m, new: _attention(m, new, window=0, decodes=False), matrix=("_prefill_kernel",)),
+    Case("prefill_window", lambda m, new: _attention(m, new, window=4096, decodes=False), matrix=("_prefill_kernel",)),
+    Case("sample", _sample),
+    Case(
+        "lora_dropout",
+        lambda m, new: lora_dropout(new(T, m.E), new(T, dtype=LONG), 3, 1, 6554, 1.1, new(T, m.E)),
+    ),
     Case("embed", lambda m, new: embed(new(T, dtype=INT), new(m.V, m.E), new(T, m.E))),
     Case("rms_norm", lambda m, new: rms_norm(new(T, m.E), new(m.E, dtype=WIDE), 1e-5, new(T, m.E))),
     Case(
@@ -126,6 +198,11 @@ def variants() -> dict[str, tuple[Case, Model, torch.dtype]]:
         for case in CASES
         for model, dtype in VARIANTS
     }
+
+
+def archs_of(name: str) -> tuple[int, ...]:
+    """What a variant is compiled for: float16 differs from bfloat16 in no way that an architecture could change."""
+    return (90,) if variants()[name][2] == torch.float16 else ARCHS
 
 
 @dataclass(frozen=True)
@@ -253,7 +330,7 @@ def compile_variant(name: str, arch: int) -> list[Binary] | str:
 
 def compile_all(names: list[str], archs: list[int]) -> dict[str, dict[int, list[Binary] | str]]:
     """The binaries by variant and architecture, compiled on every core."""
-    work = [(name, arch) for name in names for arch in archs]
+    work = [(name, arch) for name in names for arch in archs if arch in archs_of(name)]
     results: dict[str, dict[int, list[Binary] | str]] = {name: {} for name in names}
     # Forked: the modules are imported once. Nothing has run on torch's threads yet.
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")) as pool:

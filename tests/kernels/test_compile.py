@@ -13,7 +13,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from offline import ARCHS, LLAMA, MAX_SHARED, REGISTERS, Binary, Case, complaints, inspect, variants
+from offline import LLAMA, MAX_SHARED, REGISTERS, Binary, Case, archs_of, complaints, inspect, variants
 
 Results = dict[str, dict[str, list[Binary] | str]]
 HOW = "python tests/kernels/offline.py --record"
@@ -47,8 +47,7 @@ def binaries_of(results: Results, name: str, arch: int) -> list[Binary]:
     return found
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("name", variants())
+@pytest.mark.parametrize(("name", "arch"), [(name, arch) for name in variants() for arch in archs_of(name)])
 def test_no_spills_and_shared_memory_that_fits(results: Results, name: str, arch: int) -> None:
     matrix = variants()[name][0].matrix
     binaries = binaries_of(results, name, arch)
@@ -65,7 +64,7 @@ def bounds() -> dict[str, dict[str, int]] | None:
 @pytest.mark.skipif(bounds() is None, reason=f"no registers are recorded for Triton {triton.__version__}")
 @pytest.mark.parametrize("name", variants())
 def test_registers_stay_within_their_bounds(results: Results, name: str) -> None:
-    for arch in ARCHS:
+    for arch in archs_of(name):
         for binary in binaries_of(results, name, arch):
             assert_registers(binary, bounds().get(f"{name}/{binary.kernel}", {}).get(str(arch)), arch)
 
@@ -80,7 +79,12 @@ def assert_registers(binary: Binary, bound: int | None, arch: int) -> None:
 
 @pytest.mark.skipif(bounds() is None, reason=f"no registers are recorded for Triton {triton.__version__}")
 def test_no_bound_outlives_its_kernel(results: Results) -> None:
-    there = {f"{name}/{each.kernel}" for name in results for arch in ARCHS for each in binaries_of(results, name, arch)}
+    there = {
+        f"{name}/{each.kernel}"
+        for name in results
+        for arch in archs_of(name)
+        for each in binaries_of(results, name, arch)
+    }
     assert not bounds().keys() - there, f"kernels that are gone: {HOW}"
 
 
