@@ -11,6 +11,8 @@ so that no tile has rows of two segments.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import triton
 import triton.language as tl
@@ -18,7 +20,7 @@ import triton.language as tl
 from lorid_kernels.launch import chains, let_next_begin, multiplies_from_shared, overlap_options, wait
 from lorid_kernels.lora_shrink import num_parts
 from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
-from lorid_kernels.tuning import Tile, tile_for
+from lorid_kernels.tuning import Tile, default_tile, tile_for
 
 MOST_MIXED_ROWS = 128
 RANK_STAGES: tl.constexpr = tl.constexpr(3)
@@ -93,6 +95,7 @@ def add_share(acc, share, shrunk_rows, t_in, b_columns, b_stride, o_in, rank, PA
 def add_parts(shrunk_rows, stride_p, t_in, PARTS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_T: tl.constexpr):
     """The first BLOCK_R ranks of A x [BLOCK_T, BLOCK_R], summed over its parts in order."""
     r = tl.arange(0, BLOCK_R)
+    stride_p = tl.cast(stride_p, tl.int64)
     total = tl.zeros((BLOCK_T, BLOCK_R), dtype=tl.float32)
     for p in tl.static_range(PARTS):
         total += tl.load(shrunk_rows + p * stride_p + r[None, :], mask=t_in[:, None], other=0.0)
@@ -281,7 +284,7 @@ def lora_linear(
         bias: [O] float32, or None.
         y: [T, O] of any dtype: the sums; or float32 [num_splits(O, I), T, O]: parts of them, whose sum in order is the same to
             the bit. Written.
-        adapters, segments, shrunk: of the rows, and A x as lora_shrink writes it; or None for the base alone.
+        adapters, segments, shrunk: of the rows, and A x as shrink_for_linear returns it; or None for the base alone.
         follows_shrink: the kernel launched before is shrink_for_linear's last; W x is then computed beside it.
         tile: another than tuning.tile_for says.
 
@@ -298,6 +301,8 @@ def lora_linear(
     with_adapters = adapters is not None and segments is not None and segments.count > 0
     if with_adapters and shrunk.dim() == 3 and adapters.width > BLOCK_R:
         raise ValueError(f"more than {BLOCK_R} ranks take A x that is summed: see lora_shrink.add_parts")
+    if tile is None and x.element_size() == 4:  # for tests: the same sums from half as many features at a time
+        tile = replace(default_tile(rows, splits=2), block_k=32)
     tile = tile or tile_for(rows, out_features, in_features, adapters.width if with_adapters else 0, splits)
     parts = 0 if not with_adapters or shrunk.dim() == 2 else num_parts(in_features)
     ends = adapters.column_ends if with_adapters else (out_features,)
@@ -354,8 +359,9 @@ def lora_linear(
         BLOCK_K=tile.block_k,
         num_warps=tile.warps,
         num_stages=tile.stages,
-        FOLLOWS_SHRINK=follows_shrink,
-        maxnreg=255 if with_adapters else None,  # else the compiler would rather spill a little than pass 128 or 168
+        FOLLOWS_SHRINK=follows_shrink and with_adapters,
+        # Where operands lie in registers, and for ranks: the compiler would rather spill a little than pass a round number.
+        maxnreg=255 if with_adapters or not multiplies_from_shared() else None,
         **overlap_options(),
     )
     return splits if y.dim() == 3 and not adds_splits else 1

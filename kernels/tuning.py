@@ -7,7 +7,6 @@ Measured tiles lie in JSON files, {device: {Triton version: {"O x I, rank R": {r
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -61,6 +60,7 @@ CANDIDATES = {
     MOST_ROWS: (Tile(128, 128, 64, 8, 4), Tile(128, 256, 64, 8, 3), Tile(256, 128, 64, 8, 3), Tile(128, 256, 64, 8, 4)),
 }
 _SHIPPED = Path(__file__).with_name("tuned.json")
+_found: dict[tuple[int, int, int, int], Tile] = {}  # by this process, to be recorded
 _measured: dict[tuple[int, int, int, int], Tile] = {}  # by rank, O, I and bucket
 
 
@@ -87,6 +87,7 @@ def use_measured(path: Path | None = None) -> None:
         ValueError: the file is not one that `record` wrote; it names the file.
     """
     _measured.clear()
+    _found.clear()
     for file in (_SHIPPED, path):
         if file is not None and file.exists():
             for layer, tiles in _read(file).get(_device(), {}).get(triton.__version__, {}).items():
@@ -110,15 +111,16 @@ def measure(
     for tile in dict.fromkeys((default_tile(rows, splits), *CANDIDATES[bucket(rows)])):
         with contextlib.suppress(triton.runtime.errors.OutOfResources):
             found[tile] = seconds(tile)
-    _measured[max_rank, out_features, in_features, bucket(rows)] = min(found, key=lambda tile: found[tile])
+    place = (max_rank, out_features, in_features, bucket(rows))
+    _found[place] = _measured[place] = min(found, key=lambda tile: found[tile])
     return found
 
 
 def record(path: Path) -> None:
-    """Writes what is measured into a file, beside what other devices and versions left there."""
+    """Writes what this process measured into a file, beside what is there."""
     known = _read(path) if path.exists() else {}
     layers = known.setdefault(_device(), {}).setdefault(triton.__version__, {})
-    for (max_rank, out_features, in_features, rows), tile in sorted(_measured.items()):
+    for (max_rank, out_features, in_features, rows), tile in sorted(_found.items()):
         layers.setdefault(f"{out_features} x {in_features}, rank {max_rank}", {})[str(rows)] = asdict(tile)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}")
@@ -132,7 +134,7 @@ def _read(path: Path) -> dict[str, Any]:
         for layer, tiles in ((layer, tiles) for versions in known.values() for layers in versions.values() for layer, tiles in layers.items()):  # fmt: skip
             _check(layer, tiles)
         return known
-    except (ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} holds no measured tiles ({error}); delete it") from None
 
 
@@ -140,7 +142,7 @@ def _check(layer: str, tiles: Iterable[Any]) -> None:
     _numbers(layer)
     for rows, tile in tiles.items():  # type: ignore[attr-defined]
         known = (*DEFAULTS.values(), MANY, MANY_OF_PARTS, *CANDIDATES.get(int(rows), ()))
-        if Tile(**tile) not in known:
+        if Tile(**tile) not in known or any(type(size) is not int for size in tile.values()):
             raise ValueError(f"unknown tile {tile}")
 
 
@@ -150,6 +152,5 @@ def _numbers(layer: str) -> tuple[int, int, int]:
     return int(out_features), int(in_features), int(rank)
 
 
-@functools.cache
 def _device() -> str:
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"

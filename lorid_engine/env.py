@@ -24,7 +24,7 @@ def threads() -> int | None:
 
 
 def backend() -> str | None:
-    """LORID_BACKEND: the backend of the ops (cpu, reference) instead of the automatic choice."""
+    """LORID_BACKEND: the backend of the ops (cpu, triton, torch, reference) instead of the automatic choice."""
     return os.environ.get("LORID_BACKEND") or None
 
 

@@ -43,6 +43,17 @@ def test_imports_point_down(path: Path) -> None:
         assert imported <= allowed, f"{path.name} imports upward: {imported - allowed}"
 
 
+USES_KERNELS = ("ops", "model", "engine", "benchmark", "cli")
+
+
+def test_kernels_know_nothing_of_the_package_and_few_layers_know_them() -> None:
+    for path in sorted((ROOT / "kernels").glob("*.py")):
+        assert not imported_layers(path), f"{path.name} imports from lorid_engine"
+    for path in PACKAGE.rglob("*.py"):
+        if "lorid_kernels" in path.read_text(encoding="utf-8"):
+            assert path.relative_to(PACKAGE).parts[0] in USES_KERNELS, f"{path} imports lorid_kernels"
+
+
 FLAGS = {
     "x86_64": {
         "scalar": [],

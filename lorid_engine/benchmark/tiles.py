@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from lorid_engine.model.config import ModelConfig
+from lorid_engine.model.device_adapters import room_for
 
 BUCKETS = {16: 16, 32: 32, 64: 64, 128: 128, 1 << 31: 4096}  # of rows, and how many stand for each
 _ROTATED_BYTES = 1 << 28  # several times the L2 cache: weights come from memory, as in a step
@@ -142,7 +143,7 @@ def _adapters(layer: Layer, rank: int, dtype: torch.dtype, device: torch.device)
         torch.full(a.shape, rank, dtype=torch.int32, device=device),
         torch.ones(a.shape, device=device),
         layer.column_ends,
-        rank,
+        room_for(rank),
         anchor=anchor,
     )
     return adapters, matrices

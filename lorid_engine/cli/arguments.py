@@ -57,7 +57,9 @@ def _from(least: float) -> Callable[[str], float]:
 def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pack", default=None, help="an installed pack's name, or a folder with a pack.toml")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or cuda:1 and so on; default: %(default)s")
-    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float32"), help="default: %(default)s")
+    parser.add_argument(
+        "--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"), help="default: %(default)s"
+    )
     parser.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
     parser.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
     parser.add_argument("--max-rounds", type=_whole(1), default=20, help="default: %(default)s")
@@ -121,7 +123,7 @@ def _add_tiles(actions: argparse._SubParsersAction[_Parser]) -> None:
     tiles.add_argument("--revision", help="of a hub's model")
     tiles.add_argument("--rank", type=_list_of(_whole(0, 512)), default="0,64,512", help="default: %(default)s")
     tiles.add_argument("--device", default="cuda", help="cuda, or cuda:1 and so on; default: %(default)s")
-    tiles.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    tiles.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16"))
     tiles.add_argument("--out", metavar="FILE", help="default: tiles.json in the cache, which engines read")
     tiles.add_argument("--json", action="store_true", help="a list of rows on stdout")
 

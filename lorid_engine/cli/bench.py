@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -55,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     facts = machine_facts(options.threads)
     about = {
         "dtype": options.dtype,
-        "device": options.device,
+        "device": _device_name(options.device),
         "threads": facts["threads"],
         "instruction_set": facts["instruction set"],
     }
@@ -67,6 +68,10 @@ def run(options: argparse.Namespace) -> int:
     if options.plot:
         write_plot(Path(options.plot), panels(rows), "adapters loaded", "tokens/s")
     return 0
+
+
+def _device_name(device: str) -> str:
+    return device if device == "cpu" else torch.cuda.get_device_name(device)
 
 
 def _check_plot(path: Path) -> None:

@@ -32,7 +32,8 @@ def run(options: argparse.Namespace) -> int:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     console, rows = Console(stderr=True, highlight=False), []
-    for row in measure_tiles(layers_of(config), options.rank, engine.torch_dtype, torch.device(engine.device)):
+    device = torch.device(engine.device)
+    for row in measure_tiles(layers_of(config), options.rank, engine.torch_dtype, device):
         rows.append(row)
         tuning.record(path)  # what was measured stays if the next one is interrupted
         times = sorted(row["milliseconds"].items(), key=lambda item: item[1])

@@ -119,7 +119,7 @@ def _backends() -> dict[str, str]:
             backends[asked] += ", asked for (LORID_BACKEND)"
     except LoridError as error:
         backends = {"cpu": f"unusable: {error}"}
-    return backends | {"triton (GPU)": "not in this version"}
+    return backends
 
 
 def _versions() -> dict[str, str]:

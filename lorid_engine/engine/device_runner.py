@@ -27,6 +27,7 @@ from lorid_engine.model.device_adapters import DeviceAdapters, Kind
 from lorid_engine.model.device_forward import DeviceForward, DeviceModel, DeviceSource, DeviceStep, plain
 from lorid_engine.model.llama import ForwardOps, LlamaWeights, forward, load_llama
 from lorid_engine.model.weights import TensorSource
+from lorid_engine.ops import gpu
 from lorid_engine.ops.kv_pages import PAGE_TOKENS
 
 GRAPH_ROWS = (4, 8, 16, 32, 64, 128, 256)
@@ -63,6 +64,10 @@ class DeviceRunner:
         self, checkpoint: TensorSource, config: ModelConfig, options: EngineOptions, *, num_slots: int
     ) -> None:
         self._device, self._dtype = torch.device(options.device), options.torch_dtype
+        with gpu.current(self._device):
+            self._build(checkpoint, config, options, num_slots)
+
+    def _build(self, checkpoint: TensorSource, config: ModelConfig, options: EngineOptions, num_slots: int) -> None:
         _use_measured_tiles()
         source = DeviceSource(checkpoint, self._device)
         with self._memory("the weights of this base", "use a smaller base"):
@@ -81,7 +86,7 @@ class DeviceRunner:
                 max_query=options.max_batch_tokens,
             )
             self._buffers = StepBuffers(most, self._device, pinned=self._records)
-        self._graphs: dict[tuple[StepShape, Kind], _Graph] = {}
+        self._graphs: dict[tuple[StepShape, Kind | None], _Graph] = {}
         self._logits: torch.Tensor | None = None
         self._profile: dict[str, float] | None = None
 
@@ -120,18 +125,21 @@ class DeviceRunner:
         Raises:
             CapacityError: there is no memory for it.
         """
-        with self._memory(f"the adapter {adapter.name!r}", "unload another, or lower kv_memory"):
+        advice = "unload another, or lower kv_memory"
+        with gpu.current(self._device), self._memory(f"the adapter {adapter.name!r}", advice):
             self.adapters.load(slot, adapter.modules)
 
     def unload_adapter(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
-        self.adapters.unload(slot)
+        with gpu.current(self._device):
+            self.adapters.unload(slot)
 
     # Steps
 
     def run(self, batch: StepBatch) -> StepResult:
         """Runs one step: every row's keys and values are written, the sampled rows' tokens returned."""
-        with self._memory("a step", "lower max_batch_tokens, max_batch_rows or kv_memory"):
+        advice = "lower max_batch_tokens, max_batch_rows or kv_memory"
+        with gpu.current(self._device), self._memory("a step", advice):
             return self._run(batch)
 
     def _run(self, batch: StepBatch) -> StepResult:
@@ -169,16 +177,17 @@ class DeviceRunner:
         row_bucket, segment_bucket = _bucket(rows, GRAPH_ROWS), _bucket(segments, GRAPH_SEGMENTS)
         if self._records and decodes and row_bucket is not None and segment_bucket is not None:
             shape = StepShape(row_bucket, row_bucket, row_bucket, segment_bucket, pages, 1)
-            if (shape, self.adapters.kind) in self._graphs or len(self._graphs) < MOST_GRAPHS:
-                return shape, True
+            return shape, True
         longest = int(np.diff(batch.query_offset).max())
         sequences = len(batch.block_table)
         return StepShape(rows, len(batch.sample_rows), sequences, segments, pages, longest), False
 
     def _graph(self, shape: StepShape) -> _Graph:
         """The recorded step of a shape; recorded now if it is new."""
-        key = (shape, self.adapters.kind)
+        key = (shape, self.adapters.kind if shape.segments else None)
         if key not in self._graphs:
+            if len(self._graphs) >= MOST_GRAPHS:
+                del self._graphs[next(iter(self._graphs))]  # the oldest
             step, sampling = self._buffers.view(shape)
             self._launch(step, sampling)  # compiles what is not compiled yet
             torch.cuda.synchronize(self._device)

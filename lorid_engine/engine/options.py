@@ -66,12 +66,17 @@ class EngineOptions:
                 f"LORID_BACKEND={asked} computes single ops; an engine runs on the C++ or the Triton backend: unset the variable"
             )
         if self.device == "cpu":
-            if self._dtype_name == "float16" and asked != "triton":
-                raise ConfigError("dtype float16 is for GPUs; on the CPU take bfloat16 or float32")
+            if asked == "triton" and not gpu.interprets():
+                raise BackendUnavailableError(
+                    "LORID_BACKEND=triton runs on device 'cuda', or interpreted on the CPU with TRITON_INTERPRET=1"
+                )
+            known = ("float16", "float32") if asked == "triton" else ("bfloat16", "float32")
+            if self._dtype_name not in known:
+                raise ConfigError(f"dtype {self._dtype_name} is for GPUs; on the CPU take {' or '.join(known)}")
             return
         if asked == "cpu":
             raise BackendUnavailableError(f"LORID_BACKEND=cpu cannot run on device {self.device!r}: unset the variable")
-        if (reason := gpu.why_not() if not torch.cuda.is_available() else None) is not None or gpu.interprets():
+        if (reason := gpu.why_not()) is not None or gpu.interprets():
             raise BackendUnavailableError(
                 f"device {self.device!r} cannot be used: {reason or 'TRITON_INTERPRET is set, which runs kernels on the CPU'}"
             )

@@ -72,6 +72,7 @@ class StepBuffers:
             begin += -(-np.dtype(dtype).itemsize * count // 64) * 64  # the kernels' loads want aligned starts
         self._host = torch.zeros(begin, dtype=torch.uint8, pin_memory=pinned)
         self._device = torch.zeros(begin, dtype=torch.uint8, device=device)
+        self._copied = torch.cuda.Event() if device.type == "cuda" else None
         host = self._host.numpy()
         self._arrays = {
             name: host[at : at + dtype.itemsize * count].view(dtype) for name, (at, dtype, count) in self._place.items()
@@ -79,6 +80,8 @@ class StepBuffers:
 
     def fill(self, batch: StepBatch, shape: StepShape) -> None:
         """Copies a batch to the device, with padding up to the shape: rows that no sequence and no segment has."""
+        if self._copied is not None:
+            self._copied.synchronize()  # a step that draws nothing is not waited for: its copy may be under way
         arrays, rows = self._arrays, len(batch.token_ids)
         samples, sequences, segments = len(batch.sample_rows), len(batch.block_table), len(batch.seg_slot)
         for name in ("token_ids", "positions"):
@@ -107,6 +110,8 @@ class StepBuffers:
         table[sequences:] = -1
         end = self._place["block_table"][0] + table.nbytes
         self._device[:end].copy_(self._host[:end], non_blocking=True)
+        if self._copied is not None:
+            self._copied.record()
 
     def view(self, shape: StepShape) -> tuple[DeviceStep, Sampling]:
         """The device's arrays as a step of this shape."""

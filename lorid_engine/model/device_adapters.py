@@ -70,6 +70,7 @@ class DeviceAdapters:
         self._dtype, self._device, self._active_adapters = dtype, device, active_adapters
         self._anchor = torch.empty(_UNIT, dtype=dtype, device=device)
         self._held: dict[int, _Held] = {}
+        self._update_kind()
         self._places: dict[str, _Place] = {}
         self._tables: dict[str, Adapters] = {}
         for linear in _adaptable(weights):
@@ -92,13 +93,11 @@ class DeviceAdapters:
             for module, target in enumerate(linear.targets):
                 self._places[target.name] = _Place(linear, tables, module)
 
-    @property
-    def kind(self) -> Kind:
-        """What a recorded step depends on beside the tables."""
+    def _update_kind(self) -> None:
         most = max((held.rank for held in self._held.values()), default=0)
-        room = LOW_RANK if most <= LOW_RANK else -(-most // HIGH_RANK) * HIGH_RANK
         has_merged = any(held.has_merged for held in self._held.values())
-        return Kind(room, has_merged, frozenset().union(*(held.adapted for held in self._held.values())))
+        adapted = frozenset().union(*(held.adapted for held in self._held.values()))
+        self.kind = Kind(room_for(most), has_merged, adapted)  # what a recorded step depends on beside the tables
 
     def of(self, linear: FusedLinear) -> Any:
         """A fused linear's tables for the kernels; None where no slot adapts its kind."""
@@ -125,6 +124,7 @@ class DeviceAdapters:
         rank = max((lora.a.shape[0] for name, lora in given.items() if name not in merged), default=0)
         adapted = frozenset(_place_in_layer(self._places[name].linear) for name in given)
         self._held[slot] = _Held(memory, rank, bool(merged), adapted)
+        self._update_kind()
 
     def unload(self, slot: int) -> None:
         """Empties a slot; no sequence may use it."""
@@ -132,6 +132,7 @@ class DeviceAdapters:
             for table in (tables.rank, tables.merged):
                 table[:, slot] = 0
         self._held.pop(slot, None)
+        self._update_kind()
 
     def _is_merged(self, name: str, lora: LoraWeights) -> bool:
         rank, in_features = lora.a.shape
@@ -164,6 +165,11 @@ class DeviceAdapters:
         offset, rest = divmod(tensor.data_ptr() - self._anchor.data_ptr(), _UNIT * tensor.element_size())
         assert rest == 0, "device memory is aligned to far more than 16 elements"
         return offset
+
+
+def room_for(rank: int) -> int:
+    """The ranks that kernels have room for where the largest is this one: few sizes, so that few steps are recorded."""
+    return LOW_RANK if rank <= LOW_RANK else -(-rank // HIGH_RANK) * HIGH_RANK
 
 
 def _adaptable(weights: LlamaWeights) -> Iterable[FusedLinear]:

@@ -81,7 +81,8 @@ class Op:
                 continue
             reason = backend.why_not(*args)
             if reason is None:
-                return backend.run(*args)
+                with gpu.current(_device(args)):
+                    return backend.run(*args)
             if asked == backend.name:
                 raise BackendUnavailableError(f"{self.name} cannot run on the backend {backend.name}: {reason}")
         if asked not in (None, "reference"):
@@ -105,6 +106,12 @@ def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
         for arg in flat
         if isinstance(arg, torch.Tensor)
     )
+
+
+def _device(args: tuple[Any, ...]) -> torch.device:
+    """Where an op's first tensor lies."""
+    flat = (each for arg in args for each in (arg if isinstance(arg, list) else (arg,)))
+    return next((each.device for each in flat if isinstance(each, torch.Tensor)), torch.device("cpu"))
 
 
 def op(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import functools
+import importlib.metadata
 import importlib.util
+import re
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 
 from lorid_engine.ops.asked import asked_backend
 
+LEAST_TRITON = (3, 4)
+LEAST_CAPABILITY = (8, 0)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 INTERPRETED_DTYPES = (torch.float16, torch.float32)  # the interpreter's bfloat16 arithmetic is wrong
 
@@ -16,7 +22,7 @@ INTERPRETED_DTYPES = (torch.float16, torch.float32)  # the interpreter's bfloat1
 @functools.cache
 def interprets() -> bool:
     """Whether Triton was started with its interpreter (TRITON_INTERPRET=1), which runs kernels on the CPU, for tests."""
-    if importlib.util.find_spec("triton") is None:
+    if _missing() is not None:
         return False
     from triton import knobs
 
@@ -29,6 +35,9 @@ def _missing() -> str | None:
     for name in ("triton", "lorid_kernels"):
         if importlib.util.find_spec(name) is None:
             return f"the package {name} is not installed"
+    version = importlib.metadata.version("triton")
+    if tuple(int(part) for part in re.findall(r"[0-9]+", version)[:2]) < LEAST_TRITON:
+        return f"triton {'.'.join(map(str, LEAST_TRITON))} or newer is needed; {version} is installed"
     return None
 
 
@@ -36,9 +45,19 @@ def why_not() -> str | None:
     """Why the Triton backend cannot be used at all, or None."""
     if (missing := _missing()) is not None:
         return missing
-    if torch.cuda.is_available() or interprets():
+    if interprets():
         return None
-    return "there is no GPU that torch can use"
+    if torch.version.hip is not None or not torch.cuda.is_available():
+        return "there is no NVIDIA GPU that torch can use"
+    if torch.cuda.get_device_capability() < LEAST_CAPABILITY:
+        found = ".".join(map(str, torch.cuda.get_device_capability()))
+        return f"compute capability 8.0 or newer is needed; {torch.cuda.get_device_name()} has {found}"
+    return None
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes a GPU the one that kernels are launched on, for as long as the context lasts; nothing for a CPU."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def takes(device: torch.device | str) -> bool:

@@ -268,6 +268,15 @@ def test_engine_options_are_checked(tmp_path: Path) -> None:
             Engine(tmp_path, **options)
 
 
+def test_the_triton_backend_is_not_taken_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LORID_BACKEND", "triton")
+    with pytest.raises(BackendUnavailableError, match="or interpreted on the CPU with TRITON_INTERPRET=1"):
+        Engine(tmp_path)
+    monkeypatch.setenv("LORID_BACKEND", "cpu")
+    with pytest.raises(BackendUnavailableError, match="LORID_BACKEND=cpu cannot run on device 'cuda'"):
+        Engine(tmp_path, device="cuda")
+
+
 def test_an_engine_does_not_pretend_to_run_on_the_references(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LORID_BACKEND", "reference")
     with pytest.raises(BackendUnavailableError, match="an engine runs on the C\\+\\+ or the Triton backend"):

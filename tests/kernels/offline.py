@@ -100,7 +100,7 @@ def _rope(m: Model, new: Callable[..., torch.Tensor], *, norms: bool) -> None:
     rope(*tensors, pages, pages, num_heads=m.H, q_norm=weight, k_norm=weight, norm_epsilon=1e-6)
 
 
-def _linear(m: Model, new: Callable[..., torch.Tensor], *, rows: int, max_rank: int, merged: bool = False) -> None:
+def linears(m: Model, new: Callable[..., torch.Tensor], *, rows: int, max_rank: int, merged: bool = False) -> None:
     """Base and adapted linears of one step: q, k and v; and one whose weight is cut along its features."""
     slots, heads = 128, m.H * m.D
     columns = (heads, heads + m.G * m.D, heads + 2 * m.G * m.D)
@@ -150,12 +150,12 @@ def _sample(m: Model, new: Callable[..., torch.Tensor]) -> None:
 
 LINEAR, SHRINK, EXPAND = "_lora_linear_kernel", "_lora_shrink_kernel", "_lora_expand_kernel"
 CASES = (
-    Case("few_rows_low_rank", lambda m, new: _linear(m, new, rows=16, max_rank=64), matrix=(LINEAR, SHRINK)),
-    Case("few_rows", lambda m, new: _linear(m, new, rows=32, max_rank=512), matrix=(LINEAR, SHRINK)),
-    Case("some_rows", lambda m, new: _linear(m, new, rows=64, max_rank=512), matrix=(LINEAR, SHRINK)),
-    Case("more_rows", lambda m, new: _linear(m, new, rows=128, max_rank=512), matrix=(LINEAR, SHRINK)),
-    Case("many_rows", lambda m, new: _linear(m, new, rows=2048, max_rank=512), matrix=(LINEAR, SHRINK)),
-    Case("merged", lambda m, new: _linear(m, new, rows=16, max_rank=512, merged=True), matrix=(LINEAR, SHRINK)),
+    Case("few_rows_low_rank", lambda m, new: linears(m, new, rows=16, max_rank=64), matrix=(LINEAR, SHRINK)),
+    Case("few_rows", lambda m, new: linears(m, new, rows=32, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("some_rows", lambda m, new: linears(m, new, rows=64, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("more_rows", lambda m, new: linears(m, new, rows=128, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("many_rows", lambda m, new: linears(m, new, rows=2048, max_rank=512), matrix=(LINEAR, SHRINK)),
+    Case("merged", lambda m, new: linears(m, new, rows=16, max_rank=512, merged=True), matrix=(LINEAR, SHRINK)),
     Case("bank", lambda m, new: _bank(m, new, rows=32, max_rank=512), matrix=(SHRINK, EXPAND)),
     Case("bank_many_rows", lambda m, new: _bank(m, new, rows=256, max_rank=64), matrix=(SHRINK, EXPAND)),
     Case("decode", lambda m, new: _attention(m, new, window=0, decodes=True), matrix=("_decode_kernel",)),

@@ -88,6 +88,16 @@ def test_no_bound_outlives_its_kernel(results: Results) -> None:
     assert not bounds().keys() - there, f"kernels that are gone: {HOW}"
 
 
+@pytest.mark.parametrize("rows", [8, 32, 64, 128, 200])
+@pytest.mark.usefixtures("empty_cache")
+def test_float32_fits_into_shared_memory(rows: int) -> None:
+    """float32 is for tests, but on every GPU."""
+    with offline.offline(86) as compiled:
+        offline.linears(LLAMA, lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, device="meta"), rows=rows, max_rank=64)  # fmt: skip
+    assert {name for name, _ in compiled} >= {"_lora_linear_kernel", "_lora_shrink_kernel"}
+    assert max(binary.metadata.shared for _, binary in compiled) <= MAX_SHARED
+
+
 @triton.jit
 def _greedy_kernel(x_ptr, y_ptr, BLOCK: tl.constexpr):
     """Holds a row of BLOCK floats in one warp."""

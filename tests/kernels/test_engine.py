@@ -12,6 +12,7 @@ from helpers import assert_same_bits
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.engine.batch import StepBatch
 from lorid_engine.engine.options import EngineOptions
+from lorid_engine.errors import CapacityError, ConfigError
 from lorid_engine.model.adapters import load_adapter
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.model.device_adapters import DeviceAdapters, Kind
@@ -169,3 +170,29 @@ def test_rotary_tables_of_layers_without_rotation_and_windows(tmp_path: Path) ->
         with use_backend(backend):
             results.append(tokens(engine(tmp_path, {}), [request(None, 6)]))
     assert results[0] == results[1]
+
+
+def test_bfloat16_is_not_interpreted() -> None:
+    with use_backend("triton"), pytest.raises(ConfigError, match="on the CPU take float16 or float32"):
+        EngineOptions()
+
+
+def test_out_of_memory_says_what_did_not_fit(
+    base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device=None: (2**30, 2**33))
+    with use_backend("triton"):
+        made = engine(base, {})
+        with monkeypatch.context() as patched, pytest.raises(CapacityError) as caught:
+            patched.setattr(DeviceAdapters, "load", full)
+            made.load_adapter("narrow", adapters["narrow"])
+        assert "no memory on cpu for the adapter 'narrow': 1.0 of 8.0 GiB are free" in str(caught.value)
+        made.load_adapter("narrow", adapters["narrow"])  # the name is free still
+        with monkeypatch.context() as patched, pytest.raises(CapacityError, match="for a step"):
+            patched.setattr(type(made._runner), "_launch", full)
+            made.generate(request("narrow", 4))
+        with pytest.raises(CapacityError, match="holds no page"):
+            engine(base, {}, kv_memory=10)
