@@ -8,7 +8,7 @@ import triton.language as tl
 
 from lorid_kernels.launch import chains, follow, multiplies_from_shared, overlap_options
 from lorid_kernels.lora_linear import add_share
-from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
+from lorid_kernels.segments import BLOCK_R, Adapters, Segments, module_of, rank_and_offset, tile_of
 
 BLOCK_O = 64
 
@@ -43,19 +43,7 @@ def _lora_expand_kernel(
     OVERLAPS: tl.constexpr,
 ):
     follow(OVERLAPS)
-    o_tile = tl.program_id(0)
-    module, module_begin, module_end = 0, 0, out_features
-    if MODULES > 1:
-        module_end = end0
-        tiles = tl.cdiv(end0, BLOCK_O)
-        if o_tile >= tiles:
-            o_tile -= tiles
-            module, module_begin, module_end = 1, end0, end1
-            if MODULES > 2:
-                tiles = tl.cdiv(end1 - end0, BLOCK_O)
-                if o_tile >= tiles:
-                    o_tile -= tiles
-                    module, module_begin, module_end = 2, end1, out_features
+    o_tile, module, module_begin, module_end = module_of(tl.program_id(0), end0, end1, out_features, MODULES, BLOCK_O)
     row, row_end, slot = tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tl.program_id(1), BLOCK_S, BLOCK_T)
     columns = module_end - module_begin
     there = (row < row_end) & (slot >= 0)

@@ -19,7 +19,7 @@ import triton.language as tl
 
 from lorid_kernels.launch import chains, let_next_begin, multiplies_from_shared, overlap_options, wait
 from lorid_kernels.lora_shrink import num_parts
-from lorid_kernels.segments import BLOCK_R, Adapters, Segments, rank_and_offset, tile_of
+from lorid_kernels.segments import BLOCK_R, Adapters, Segments, module_of, rank_and_offset, tile_of
 from lorid_kernels.tuning import Tile, default_tile, tile_for
 
 MOST_MIXED_ROWS = 128
@@ -150,20 +150,7 @@ def _lora_linear_kernel(
     FOLLOWS_SHRINK: tl.constexpr,
     OVERLAPS: tl.constexpr,
 ):
-    # Column tiles begin anew at every module, so that each belongs to one.
-    o_tile = tl.program_id(1)
-    module, module_begin, module_end = 0, 0, out_features
-    if MODULES > 1:
-        module_end = end0
-        tiles = tl.cdiv(end0, BLOCK_O)
-        if o_tile >= tiles:
-            o_tile -= tiles
-            module, module_begin, module_end = 1, end0, end1
-            if MODULES > 2:
-                tiles = tl.cdiv(end1 - end0, BLOCK_O)
-                if o_tile >= tiles:
-                    o_tile -= tiles
-                    module, module_begin, module_end = 2, end1, out_features
+    o_tile, module, module_begin, module_end = module_of(tl.program_id(1), end0, end1, out_features, MODULES, BLOCK_O)
     column = o_tile * BLOCK_O + tl.arange(0, BLOCK_O)  # of the module
     columns = module_end - module_begin
     o_in = column < columns

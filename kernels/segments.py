@@ -89,6 +89,24 @@ def tile_of(seg_offset_ptr, seg_slot_ptr, num_segments, tile, BLOCK_S: tl.conste
 
 
 @triton.jit
+def module_of(tile, end0, end1, out_features, MODULES: tl.constexpr, BLOCK_O: tl.constexpr):
+    """Which tile of which module a column tile is, and the module's first column and end: tiles begin anew at every module."""
+    module, begin, end = 0, 0, out_features
+    if MODULES > 1:
+        end = end0
+        tiles = tl.cdiv(end0, BLOCK_O)
+        if tile >= tiles:
+            tile -= tiles
+            module, begin, end = 1, end0, end1
+            if MODULES > 2:
+                tiles = tl.cdiv(end1 - end0, BLOCK_O)
+                if tile >= tiles:
+                    tile -= tiles
+                    module, begin, end = 2, end1, out_features
+    return tile, module, begin, end
+
+
+@triton.jit
 def rank_and_offset(matrix_ptr, rank_ptr, module, slot, num_slots, stride, there, BY_OFFSET: tl.constexpr):
     """A slot's rank and where its matrix begins, in elements, for one slot or many; rank 0 where not there."""
     if BY_OFFSET:
