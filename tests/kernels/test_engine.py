@@ -155,6 +155,10 @@ def test_tables_hold_what_was_loaded(base: Path, adapters: dict[str, Path]) -> N
     assert slots.of(weights.layers[0].down) is None
     slots.unload(2)
     assert slots.kind == Kind(64, True, frozenset({"self_attn.q_proj"})) and slots.of(weights.layers[1].output) is None
+    slots.load(2, load_adapter("all", adapters["all"], config).modules)
+    slots.load(2, load_adapter("narrow", adapters["narrow"], config).modules)  # nothing of "all" stays
+    slots.load(3, load_adapter("all", adapters["all"], config).modules)
+    assert [row[2] for row in slots.of(weights.layers[1].gate_up).rank.tolist()] == [0, 0]
 
 
 def test_rotary_tables_of_layers_without_rotation_and_windows(tmp_path: Path) -> None:

@@ -78,6 +78,17 @@ def test_every_pattern_in_half_precision(pattern: str) -> None:
     check_linear(x, poisoned_tail(random(75, 48, dtype=torch.float16, seed=2)), bank, plan, random(75, seed=3))
 
 
+@pytest.mark.parametrize("pattern", ["one_row_each", "many"])
+def test_features_in_whole_blocks(pattern: str) -> None:
+    """No mask along the features; what lies past a rank is poisoned, or another slot's."""
+    _, rows = plan_of(pattern)
+    bank = make_bank([3, 17, 70], 256, 128, torch.float32)
+    bank.a[3:20], bank.b_t[3:20] = float("nan"), float("nan")
+    for slots in ([0, 2], [2, -1]):
+        used = SegmentPlan.from_slots(sorted(slots * ((rows + 1) // 2)))
+        check_linear(strided(random(2 * ((rows + 1) // 2), 256)), random(128, 256, seed=2), bank, used)
+
+
 @pytest.mark.parametrize("in_features", [1, 15, 300, 1100])
 def test_shrink_and_expand(in_features: int) -> None:
     """Features in one to four parts, whole and not."""
@@ -239,6 +250,10 @@ def test_offsets_past_two_billion() -> None:
     bank = make_bank([2], 16, 16, torch.float16)
     plan, weight = SegmentPlan.from_slots([0, -1, 0]), random(16, 16, dtype=torch.float16)
     assert_same_bits(run("triton", x, weight, bank, plan), run("triton", x.contiguous(), weight, bank, plan))
+    near = storage.as_strided((4, 16), (past // 2, 1))  # a stride of 32 bits whose third multiple has more
+    near.copy_(random(4, 16, seed=3))
+    plan = SegmentPlan.from_slots([0, -1, 0, 0])
+    assert_same_bits(run("triton", near, weight, bank, plan), run("triton", near.contiguous(), weight, bank, plan))
     features, rank = 2**14, 4
     before = past // features  # slot 0 has so many ranks that slot 1 begins past 2^31
     a, b_t = (lazy_zeros((before + rank) * features, torch.float16).view(-1, features) for _ in range(2))
