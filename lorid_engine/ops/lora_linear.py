@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -22,8 +21,9 @@ from lorid_engine.ops.checks import (
     expect_shape,
 )
 from lorid_engine.ops.dispatch import op
-from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
+from lorid_engine.ops.lora_dropout import LoraDropout
 from lorid_engine.ops.lora_dropout import check as check_dropout
+from lorid_engine.ops.lora_products import Module, modules_of
 from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
 from lorid_engine.ops.segment_plan import SegmentPlan
 
@@ -120,62 +120,10 @@ def _lora_linear(
     if bias is not None:
         y += bias.double()
     a, b_t = ([tensor.double() for tensor in each] for each in (a, b_t))
-    modules = _modules(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    modules = modules_of(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
     for module in modules:
         module.add_shares(y, seg_offset, seg_slot)
     return y.to(x.dtype)
-
-
-@dataclass(frozen=True)
-class _Module:
-    """One module's matrices and what they multiply, in torch's own products, one pair a segment."""
-
-    x: torch.Tensor
-    dropped: torch.Tensor
-    a: torch.Tensor
-    b_t: torch.Tensor
-    rank_offset: torch.Tensor
-    scale: torch.Tensor
-    columns: slice
-    mask: tuple[torch.Tensor, int, float] | None
-
-    def segments(self, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> Iterator[tuple[float, slice, slice]]:
-        """Scale, rows and ranks of every segment that has an adapter here."""
-        rows, ranks, factors = seg_offset.tolist(), self.rank_offset.tolist(), self.scale.tolist()
-        for s, slot in enumerate(seg_slot.tolist()):
-            if slot >= 0 and rows[s] < rows[s + 1] and ranks[slot] < ranks[slot + 1]:
-                yield factors[slot], slice(rows[s], rows[s + 1]), slice(ranks[slot], ranks[slot + 1])
-
-    def add_shares(self, y: torch.Tensor, seg_offset: torch.Tensor, seg_slot: torch.Tensor) -> None:
-        """y += scale B (A x) in the module's columns."""
-        for factor, rows, ranks in self.segments(seg_offset, seg_slot):
-            shrunk = self.dropped[rows] @ self.a[ranks].t()
-            y[rows, self.columns].addmm_(shrunk, self.b_t[ranks], alpha=factor)
-
-    def gradients(
-        self, dy: torch.Tensor, dx: torch.Tensor | None, seg_offset: torch.Tensor, seg_slot: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """da and db_t; the adapters' share is added to dx. A x is computed anew, not kept."""
-        da, db_t = torch.zeros_like(self.a), torch.zeros_like(self.b_t)
-        through = torch.zeros_like(dx) if dx is not None and self.mask is not None else dx  # has yet to pass the mask
-        for factor, rows, ranks in self.segments(seg_offset, seg_slot):
-            dy_here = dy[rows, self.columns]
-            ds = (dy_here @ self.b_t[ranks].t()).mul_(factor)
-            db_t[ranks].addmm_((self.dropped[rows] @ self.a[ranks].t()).t(), dy_here, alpha=factor)
-            da[ranks].addmm_(ds.t(), self.dropped[rows])
-            if through is not None:
-                through[rows].addmm_(ds, self.a[ranks])
-        if dx is not None and through is not None and self.mask is not None:
-            dx += lora_dropout(through, *self.mask)
-        return da, db_t
-
-
-def _modules(x, a, b_t, rank_offset, scale, col_begin, key, numbers, p) -> Iterator[_Module]:
-    for place, begin in enumerate(col_begin):
-        mask = None if key is None or p == 0 else (key, numbers[place], p)
-        dropped = x if mask is None else lora_dropout(x, *mask)
-        columns = slice(begin, begin + b_t[place].shape[1])
-        yield _Module(x, dropped, a[place], b_t[place], rank_offset[place], scale[place], columns, mask)
 
 
 def _why_not_triton(
@@ -253,7 +201,7 @@ def _torch(
     dropout_p,
 ) -> torch.Tensor:
     y = torch.nn.functional.linear(x, weight, None if bias is None else bias.to(x.dtype))
-    for module in _modules(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p):
+    for module in modules_of(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p):
         module.add_shares(y, seg_offset, seg_slot)
     return y
 
@@ -339,7 +287,7 @@ def _lora_linear_backward(
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
     """dx, da and db_t of lora_linear; dx is zero where it is not needed."""
     a, b_t = ([tensor.double() for tensor in each] for each in (a, b_t))
-    modules = _modules(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    modules = modules_of(x.double(), a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
     plain = unpack(weight, dy.shape[1], x.shape[1]).double()
     dx, da, db_t = _gradients(dy.double(), plain, modules, seg_offset, seg_slot, needs_dx)
     da, db_t = ([tensor.to(x.dtype) for tensor in each] for each in (da, db_t))
@@ -349,7 +297,7 @@ def _lora_linear_backward(
 def _gradients(
     dy: torch.Tensor,
     weight: torch.Tensor,
-    modules: Iterable[_Module],
+    modules: Iterable[Module],
     seg_offset: torch.Tensor,
     seg_slot: torch.Tensor,
     needs_dx: bool,
@@ -376,7 +324,7 @@ def _torch_backward(
     dropout_p,
     needs_dx,
 ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-    modules = _modules(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
+    modules = modules_of(x, a, b_t, rank_offset, scale, col_begin, dropout_key, dropout_module, dropout_p)
     dx, da, db_t = _gradients(dy, weight, modules, seg_offset, seg_slot, needs_dx)
     return x.new_zeros(x.shape) if dx is None else dx, da, db_t
 

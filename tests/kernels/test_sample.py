@@ -13,7 +13,7 @@ from helpers import strided
 from lorid_engine.ops import gpu, sample, use_backend
 from lorid_engine.ops.sample import philox
 
-triton = pytest.importorskip("triton")
+triton = pytest.importorskip("triton", reason="the package triton is not installed")
 
 import triton.language as tl  # noqa: E402
 
