@@ -1,4 +1,4 @@
-"""rms_norm: one program a row; the sum over features is a tree whose shape their number alone decides."""
+"""rms_norm and its gradient: one program a row; the sum over features is a tree whose shape their number alone decides."""
 
 from __future__ import annotations
 
@@ -84,5 +84,56 @@ def rms_norm(
         BLOCK_E=block,
         num_warps=min(max(block // 512, 1), 8),
         enable_fp_fusion=False,  # with planes and without, the same bits
+        **overlap_options(),
+    )
+
+
+@triton.jit
+def _rms_norm_backward_kernel(
+    dy_ptr,  # [T, E]
+    dy_stride_t,
+    x_ptr,  # [T, E]
+    x_stride_t,
+    weight_ptr,  # [E] float32
+    dx_ptr,  # [T, E]
+    dx_stride_t,
+    features,
+    epsilon,
+    BLOCK_E: tl.constexpr,
+    OVERLAPS: tl.constexpr,
+):
+    t = tl.program_id(0).to(tl.int64)
+    e = tl.arange(0, BLOCK_E)
+    inside = e < features
+    weight = tl.load(weight_ptr + e, mask=inside, other=0.0)
+    follow(OVERLAPS)
+    x = tl.load(x_ptr + t * x_stride_t + e, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(dy_ptr + t * dy_stride_t + e, mask=inside, other=0.0).to(tl.float32) * weight
+    inverse = 1.0 / tl.sqrt_rn(tl.sum(x * x, axis=0) / features + epsilon)
+    unit = x * inverse
+    dx = inverse * (g - unit * (tl.sum(g * unit, axis=0) / features))
+    tl.store(dx_ptr + t * dx_stride_t + e, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+
+
+def rms_norm_backward(
+    dy: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, epsilon: float, dx: torch.Tensor
+) -> None:
+    """Writes the gradient with respect to x, all [T, E], into dx; weight [E] float32 has none."""
+    rows, features = dx.shape
+    if rows == 0:
+        return
+    block = triton.next_power_of_2(features)
+    _rms_norm_backward_kernel[(rows,)](
+        dy,
+        dy.stride(0),
+        x,
+        x.stride(0),
+        weight,
+        dx,
+        dx.stride(0),
+        features,
+        epsilon,
+        BLOCK_E=block,
+        num_warps=min(max(block // 512, 1), 8),
         **overlap_options(),
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops import cpu, plain_torch
+from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.checks import (
     check_offsets,
     expect_contiguous,
@@ -176,6 +176,43 @@ def _cpu_backward(dout, *args) -> torch.Tensor:
     return dqkv
 
 
+def _rotated_by_triton(qkv, cos, sin, num_heads, num_kv_heads) -> torch.Tensor:
+    if cos is None or sin is None:
+        return qkv
+    from lorid_kernels.packed_attention import rotate
+
+    out = qkv.new_empty(qkv.shape)
+    head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+    rotate(qkv, cos, sin, out, head_dim=head_dim, rotated_heads=num_heads + num_kv_heads)
+    return out
+
+
+@_packed_attention.backend("triton", why_not=lambda qkv, *_: gpu.why_not_tensors(qkv))
+def _triton(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
+    from lorid_kernels.packed_attention import packed_attention as launch
+
+    out = qkv.new_empty(qkv.shape[0], num_heads * (qkv.shape[1] // (num_heads + 2 * num_kv_heads)))
+    turned = _rotated_by_triton(qkv, cos, sin, num_heads, num_kv_heads)
+    shape = dict(num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, max_len=max_len)
+    launch(turned, seq_offset, out, **shape)
+    return out
+
+
+@_packed_attention_backward.backend("triton", why_not=lambda dout, qkv, *_: gpu.why_not_tensors(qkv))
+def _triton_backward(dout, qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
+    from lorid_kernels.packed_attention import packed_attention_backward as launch
+    from lorid_kernels.packed_attention import rotate
+
+    dqkv = qkv.new_empty(qkv.shape)
+    turned = _rotated_by_triton(qkv, cos, sin, num_heads, num_kv_heads)
+    shape = dict(num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, max_len=max_len)
+    launch(dout, turned, seq_offset, dqkv, **shape)
+    if cos is not None and sin is not None:  # the gradient of a rotation is the rotation back
+        head_dim = qkv.shape[1] // (num_heads + 2 * num_kv_heads)
+        rotate(dqkv, cos, sin, dqkv, head_dim=head_dim, rotated_heads=num_heads + num_kv_heads, back=True)
+    return dqkv
+
+
 @dataclass(frozen=True)
 class _Padding:
     """Sequences of at most so many rows, each at the start of as many rows."""
@@ -241,7 +278,6 @@ def _torch_backward(dout, qkv, cos, sin, seq_offset, num_heads, num_kv_heads, wi
     with torch.enable_grad():
         out = _attend_padded(padded, num_heads, num_kv_heads, window)
     [grad] = torch.autograd.grad(out, padded, padding.pad(dout))
-    # The gradient of a rotation is the rotation back.
     return _turned(padding.cut(grad), cos, None if sin is None else -sin, num_heads, num_kv_heads)
 
 
@@ -282,7 +318,7 @@ def packed_attention(
         max_len: no sequence has more rows; None = read from seq_offset, which waits for a GPU.
 
     Returns:
-        [T, H D] in qkv's dtype, computed in float32, rounded once. (The backend torch rounds what is rotated, too.) Gradients go
+        [T, H D] in qkv's dtype, computed in float32, rounded once. (The backends triton and torch round what is rotated, too.) Gradients go
         to qkv.
 
     Raises:

@@ -116,6 +116,15 @@ def _cpu_backward(dy, x, weight, epsilon) -> torch.Tensor:
     return dx
 
 
+@_rms_norm_backward.backend("triton", why_not=lambda dy, x, weight, epsilon: gpu.why_not_tensors(x))
+def _triton_backward(dy, x, weight, epsilon) -> torch.Tensor:
+    from lorid_kernels.rms_norm import rms_norm_backward as launch
+
+    dx = x.new_empty(x.shape)
+    launch(dy, x, weight.float().contiguous(), epsilon, dx)
+    return dx
+
+
 @_rms_norm_backward.backend("torch", why_not=lambda dy, x, weight, epsilon: plain_torch.why_not_tensors(x))
 def _torch_backward(dy, x, weight, epsilon) -> torch.Tensor:
     wide, g = x.float(), dy.float() * weight.float()

@@ -107,6 +107,15 @@ def _cpu_backward(dy, x) -> torch.Tensor:
     return dx
 
 
+@_silu_mul_backward.backend("triton", why_not=lambda dy, x: gpu.why_not_tensors(x))
+def _triton_backward(dy, x) -> torch.Tensor:
+    from lorid_kernels.silu_mul import silu_mul_backward as launch
+
+    dx = x.new_empty(x.shape)
+    launch(dy, x, dx)
+    return dx
+
+
 @_silu_mul_backward.backend("torch", why_not=lambda dy, x: plain_torch.why_not_tensors(x))
 def _torch_backward(dy, x) -> torch.Tensor:
     dx = x.new_empty(x.shape)

@@ -114,10 +114,29 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def split_step(sequences: Sequence[TrainingSequence], most_rows: int) -> list[list[TrainingSequence]]:
-    """Cuts a step's sequences into passes of at most so many rows (or one sequence), of much the same length each."""
+    """Cuts a step's sequences into few passes of much the same number of rows.
+
+    Args:
+        most_rows: of a pass, unless one sequence has more.
+
+    Returns:
+        passes, each with sequences of much the same length.
+    """
+    ordered = sorted(sequences, key=lambda sequence: -sequence.example.rows)
+    fewest = len(_filled(ordered, most_rows))
+    total = sum(sequence.example.rows for sequence in ordered)
+    low, high = total // max(fewest, 1), most_rows
+    while low < high:  # the least rows at which they are as few
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_filled(ordered, middle)) <= fewest else (middle + 1, high)
+    return _filled(ordered, high)
+
+
+def _filled(ordered: Sequence[TrainingSequence], most_rows: int) -> list[list[TrainingSequence]]:
+    """Fills one pass after another."""
     passes: list[list[TrainingSequence]] = []
     rows = 0
-    for sequence in sorted(sequences, key=lambda sequence: -sequence.example.rows):
+    for sequence in ordered:
         if not passes or rows + sequence.example.rows > most_rows:
             passes.append([])
             rows = 0

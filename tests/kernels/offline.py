@@ -38,12 +38,13 @@ from lorid_kernels.lora_dropout import lora_dropout
 from lorid_kernels.lora_expand import lora_expand
 from lorid_kernels.lora_linear import lora_linear, num_splits
 from lorid_kernels.lora_shrink import add_parts, lora_shrink, num_parts, shrink_for_linear
+from lorid_kernels.packed_attention import packed_attention, packed_attention_backward, rotate
 from lorid_kernels.paged_attention import paged_attention
-from lorid_kernels.rms_norm import rms_norm
+from lorid_kernels.rms_norm import rms_norm, rms_norm_backward
 from lorid_kernels.rope import rope
 from lorid_kernels.sample import sample
 from lorid_kernels.segments import Adapters, Segments
-from lorid_kernels.silu_mul import silu_mul
+from lorid_kernels.silu_mul import silu_mul, silu_mul_backward
 
 MAX_SHARED = 99 * 1024  # bytes a block: what sm_86, sm_89 and sm_120 have
 SHARED_BYTES = {80: 163 * 1024, 86: MAX_SHARED, 89: MAX_SHARED, 90: 227 * 1024, 100: 227 * 1024, 120: MAX_SHARED}
@@ -142,6 +143,17 @@ def _attention(m: Model, new: Callable[..., torch.Tensor], *, window: int, decod
     paged_attention(q, pages, pages, *tables, out, head_dim=m.D, scale=0.125, window=window, **bounds)
 
 
+def _packed_attention(m: Model, new: Callable[..., torch.Tensor], *, window: int) -> None:
+    """Attention of training, forward and backward."""
+    rows = 256
+    qkv, out, offset = new(rows, (m.H + 2 * m.G) * m.D), new(rows, m.H * m.D), new(5, dtype=INT)
+    table = new(rows, m.D // 2, dtype=WIDE)
+    rotate(qkv, table, table, qkv, head_dim=m.D, rotated_heads=m.H + m.G)
+    shape = {"num_heads": m.H, "num_kv_heads": m.G, "window": window, "max_len": 100}
+    packed_attention(qkv, offset, out, **shape)
+    packed_attention_backward(out, qkv, offset, qkv, **shape)
+
+
 def _sample(m: Model, new: Callable[..., torch.Tensor]) -> None:
     rows = new(T, dtype=WIDE)
     keys = new(T, dtype=LONG), new(T, 2, dtype=LONG)
@@ -149,6 +161,7 @@ def _sample(m: Model, new: Callable[..., torch.Tensor]) -> None:
 
 
 LINEAR, SHRINK, EXPAND = "_lora_linear_kernel", "_lora_shrink_kernel", "_lora_expand_kernel"
+PACKED = ("_forward_kernel", "_query_gradient_kernel", "_key_value_gradient_kernel")
 CASES = (
     Case("few_rows_low_rank", lambda m, new: linears(m, new, rows=16, max_rank=64), matrix=(LINEAR, SHRINK)),
     Case("few_rows", lambda m, new: linears(m, new, rows=32, max_rank=512), matrix=(LINEAR, SHRINK)),
@@ -161,6 +174,8 @@ CASES = (
     Case("decode", lambda m, new: _attention(m, new, window=0, decodes=True), matrix=("_decode_kernel",)),
     Case("prefill", lambda m, new: _attention(m, new, window=0, decodes=False), matrix=("_prefill_kernel",)),
     Case("prefill_window", lambda m, new: _attention(m, new, window=4096, decodes=False), matrix=("_prefill_kernel",)),
+    Case("packed_attention", lambda m, new: _packed_attention(m, new, window=0), matrix=PACKED),
+    Case("packed_attention_window", lambda m, new: _packed_attention(m, new, window=4096), matrix=PACKED),
     Case("sample", _sample),
     Case(
         "lora_dropout",
@@ -185,6 +200,11 @@ CASES = (
             rows=new(8, dtype=INT),
         ),
     ),
+    Case(
+        "rms_norm_backward",
+        lambda m, new: rms_norm_backward(new(T, m.E), new(T, m.E), new(m.E, dtype=WIDE), 1e-5, new(T, m.E)),
+    ),
+    Case("silu_mul_backward", lambda m, new: silu_mul_backward(new(T, m.F), new(T, 2 * m.F), new(T, 2 * m.F))),
     Case("silu_mul", lambda m, new: silu_mul(new(T, 2 * m.F), new(T, m.F))),
     Case("rope", lambda m, new: _rope(m, new, norms=False)),
     Case("rope_norms", lambda m, new: _rope(m, new, norms=True)),

@@ -1,0 +1,207 @@
+"""Runs what says how good a pack is: the loop, its roles and baselines on five test sets with some seeds, and the base alone.
+
+    python bench/packs/evaluate.py --pack my-pack --data DATA --work runs --first 300,200 --device cuda --minutes 8
+
+DATA holds gsm8k/ and mawps/. WORK gets a results file of `lorid eval` for each set and seed, and one of the base for each set; the same
+command goes on where it stopped, and bench/packs/report.py makes tables of them. The base answers without examples in its chat
+format, and after eight of GSM8K's training questions; its sampling is greedy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from lorid_engine import Engine, Request, SamplingParams, env
+from lorid_engine.cli.doctor import machine_facts
+from lorid_engine.cli.evaluate import EvalProgress
+from lorid_engine.errors import DataError, LoridError
+from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
+from lorid_engine.evaluation.problems import Problem, read_problems
+from lorid_engine.evaluation.results import ResultsFile
+from lorid_engine.evaluation.scores import is_right
+from lorid_engine.model.cache import file_sha256
+from lorid_engine.solver import Solver, SolverConfig
+from lorid_engine.solver.answers import extract
+from lorid_engine.solver.base_source import FolderSource, resolve_base
+from lorid_engine.solver.pack import ROLES, Pack
+from lorid_engine.solver.packs import load_pack
+
+SETS = {
+    "gsm8k": "gsm8k/test.jsonl",
+    "multiarith": "mawps/MultiArith.jsonl",
+    "addsub": "mawps/AddSub.jsonl",
+    "singleop": "mawps/SingleOp.jsonl",
+    "singleeq": "mawps/SingleEq.jsonl",
+}
+SHOTS = (0, 8)
+SHOWN = "gsm8k/train.jsonl"  # whose first questions are the examples
+ROWS = {"cpu": 64, "cuda": 256}
+MOST_TOKENS = 320
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, in which order."""
+
+    pack: Pack
+    engine: Engine
+    base: Path
+    options: argparse.Namespace
+
+    def run(self, progress: EvalProgress) -> None:
+        """All sets with the first seed and by the base, then the other seeds."""
+        for seed in self.options.seeds:
+            for name in self.options.sets:
+                self._evaluate(name, seed, progress)
+                if seed == self.options.seeds[0]:
+                    for shots in SHOTS:
+                        self._run_base(name, shots, progress)
+
+    def _problems(self, name: str) -> Any:
+        first, others = self.options.first
+        return read_problems(str(self.options.data / SETS[name]), limit=first if name == "gsm8k" else others)
+
+    def _evaluate(self, name: str, seed: int, progress: EvalProgress) -> None:
+        problems, config = self._problems(name), SolverConfig(seed=seed, max_rounds=self.options.max_rounds)
+        machine = machine_facts(None)
+        limit, kind = len(problems.problems), machine["instruction set"]
+        if self.options.device == "cuda":
+            kind = "cuda"
+        settings = evaluation_settings(problems, self.pack, self.base, config, limit, "bfloat16", kind)
+        settings["data"] = SETS[name]  # the same wherever the data lie
+        with ResultsFile(self.options.work / f"{name}-seed{seed}.jsonl", settings, machine) as results:
+            progress.title = f"{name}, seed {seed}"
+            evaluation = Evaluation(problems, results)
+            if not evaluation.is_complete(baselines=True):
+                evaluation.run(Solver(self.engine, self.pack, config), progress, baselines=True)
+
+    def _run_base(self, name: str, shots: int, progress: EvalProgress) -> None:
+        """Greedy answers of the base alone, in a file of their own."""
+        path, problems = self.options.work / f"{name}-base-{shots}-shot.jsonl", self._problems(name).problems
+        done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        left = problems[len(done) :]
+        progress.title = f"{name}, base, {shots} shots"
+        progress.stage("answers", len(problems), len(done))
+        with path.open("a", encoding="utf-8") as file:
+            for start in range(0, len(left), self.engine.max_batch_rows):
+                group = left[start : start + self.engine.max_batch_rows]
+                for problem, (text, tokens) in zip(group, self._base_texts(group, shots), strict=True):
+                    answer = base_answer(text, shots)
+                    right = is_right(answer, problem.gold)
+                    record = {"index": problem.index, "answer": answer, "gold": problem.gold, "right": right}
+                    file.write(json.dumps({**record, "tokens": tokens, "text": text}) + "\n")
+                    progress.item(tokens, right)
+
+    def _base_texts(self, group: Sequence[Problem], shots: int) -> Iterator[tuple[str, int]]:
+        special = self.engine.tokenizer.special_ids
+        requests = []
+        for problem in group:
+            if shots:
+                prompt: Any = few_shot_prompt(self.options.data, problem.question, shots)
+                stop: dict[str, Any] = {"stop": ["\n\nQuestion:"]}
+            else:
+                prompt = self.pack.roles["ir"].template.encode(self.engine.tokenizer, question=problem.question)
+                stop = {"stop_token_ids": [special[text] for text in self.pack.stop if text in special]}
+            requests.append(Request(prompt, sampling=SamplingParams(temperature=0, max_tokens=MOST_TOKENS, **stop)))
+        for output in self.engine.generate(requests):
+            if output.error:
+                raise DataError(f"the base could not answer: {output.error}")
+            yield output.outputs[0].text, len(output.outputs[0].token_ids)
+
+
+def few_shot_prompt(data: Path, question: str, shots: int) -> str:
+    """Training questions with their rationales, calculator marks removed, and the question."""
+    lines = (data / SHOWN).read_text(encoding="utf-8").splitlines()[:shots]
+    rows = [json.loads(line) for line in lines]
+    parts = [f"Question: {row['question']}\nAnswer: {re.sub(r'<<.*?>>', '', row['answer'])}" for row in rows]
+    return "\n\n".join([*parts, f"Question: {question}\nAnswer:"])
+
+
+def base_answer(text: str, shots: int) -> str | None:
+    """What follows ####, or, where no example showed that form, the last number."""
+    if shots and (answer := extract(text, "#### (.+)")) is not None:
+        return answer
+    numbers = _NUMBER.findall(text)
+    return numbers[-1].rstrip(",") if numbers else None
+
+
+class TitledProgress(EvalProgress):
+    """Says of which set and seed its numbers are."""
+
+    title = ""
+
+    def stage(self, name: str, total: int, done: int) -> None:
+        """A part of the work begins."""
+        super().stage(f"{self.title}: {name}", total, done)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options."""
+
+    def numbers(text: str) -> list[int]:
+        return [int(part) for part in text.split(",")]
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pack", required=True, help="a pack's folder or name")
+    parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
+    parser.add_argument("--data", type=Path, required=True, help="folder of gsm8k/ and mawps/")
+    parser.add_argument("--work", type=Path, required=True, help="folder of the results files")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("--first", type=numbers, default=[None, None], help="questions of GSM8K and of the others")
+    parser.add_argument("--max-rounds", type=int, default=20)
+    parser.add_argument("--device", default="cpu", choices=ROWS)
+    parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as it takes")
+    options = parser.parse_args(arguments)
+    if len(options.first) != 2:
+        parser.error("--first takes two numbers, such as 300,200")
+    if unknown := set(options.sets) - SETS.keys():
+        parser.error(f"there is no set {min(unknown)!r}; there are {', '.join(SETS)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs what is left; returns the exit status."""
+    options = parse(arguments)
+    options.work.mkdir(parents=True, exist_ok=True)
+    if options.minutes:
+        timer = threading.Timer(60 * options.minutes, signal.raise_signal, [signal.SIGINT])
+        timer.daemon = True
+        timer.start()
+    try:
+        pack = load_pack(options.pack)
+        base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
+        engine = Engine(
+            base,
+            {role: pack.roles[role].adapter for role in ROLES},
+            device=options.device,
+            max_batch_rows=ROWS[options.device],
+            max_batch_tokens=8 * ROWS[options.device],
+            active_adapters=len(ROLES),
+        )
+        print(f"{SHOWN}: SHA-256 {file_sha256(options.data / SHOWN)}", file=sys.stderr)
+        with TitledProgress(Console(stderr=True, highlight=False)) as progress:
+            Work(pack, engine, base, options).run(progress)
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return 130
+    except LoridError as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
