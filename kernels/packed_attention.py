@@ -146,7 +146,9 @@ def _forward_kernel(
         i = first + tl.arange(0, BLOCK_M)
         t = begin.to(tl.int64) + i
         q = _head_rows(qkv_ptr, qkv_stride_t, t, h * HEAD_DIM, i < length, HEAD_DIM, BLOCK_D)
-        highest = tl.full([BLOCK_M], -1e30, tl.float32)  # finite: a tile of which a row sees nothing is forgotten by the next
+        highest = tl.full(
+            [BLOCK_M], -1e30, tl.float32
+        )  # finite: a tile of which a row sees nothing is forgotten by the next
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
         low = 0

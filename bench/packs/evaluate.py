@@ -39,10 +39,10 @@ from lorid_engine.solver.packs import load_pack
 
 SETS = {
     "gsm8k": "gsm8k/test.jsonl",
-    "multiarith": "mawps/MultiArith.jsonl",
-    "addsub": "mawps/AddSub.jsonl",
-    "singleop": "mawps/SingleOp.jsonl",
-    "singleeq": "mawps/SingleEq.jsonl",
+    "multiarith": "mawps/multiarith.jsonl",
+    "addsub": "mawps/addsub.jsonl",
+    "singleop": "mawps/singleop.jsonl",
+    "singleeq": "mawps/singleeq.jsonl",
 }
 SHOTS = (0, 8)
 SHOWN = "gsm8k/train.jsonl"  # whose first questions are the examples

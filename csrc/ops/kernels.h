@@ -244,14 +244,15 @@ static inline int64_t AttentionScratchBytes(int64_t vectors, int head_dim) {
   return vectors * 4 * (padded + 2 * kChunkTokens + 2 * padded + 16) + 64;
 }
 
-// Positions whose queries are computed together.
+// Positions whose queries are computed together: so many vectors at most, or one position's.
+constexpr int kTrainingVectors = kMaxGroupHeads > 48 ? kMaxGroupHeads : 48;
 static inline int TrainingPositions(int heads) { return heads < 48 ? 48 / heads : 1; }
 
-// Five planes of all keys; q, dout and dq of a block; its probabilities, their gradients, and either turned.
+// Five planes of all keys; q, dout and dq of a block; its probabilities and their gradients.
 static inline int64_t TrainingScratchBytes(int64_t length, int heads, int head_dim) {
   const int64_t padded = RoundUp(head_dim, 16), padded_length = RoundUp(length, 16);
   const int64_t vectors = static_cast<int64_t>(TrainingPositions(heads)) * heads;
-  return 4 * (5 * padded_length * padded + 3 * vectors * (padded + padded_length)) + 64;
+  return 4 * (5 * padded_length * padded + vectors * (3 * padded + 2 * padded_length)) + 64;
 }
 
 }  // namespace lorid

@@ -19,7 +19,7 @@ constexpr int kRowsAtOnce = 48;  // 48 x 32 sums are 6 KB: they stay in the firs
 // fetches the next panel meanwhile.
 constexpr bool kWholeBlocks = kTileVecs * kLanes >= kBlockCols;
 constexpr int kStepBytes = 4 * kBlockCols;  // a pair of bf16 features of every column, or one of fp32
-constexpr int kPanelSteps = 32;
+constexpr int kPanelSteps = 48;
 constexpr int kStreamAhead = 8 * kStepBytes;
 
 // sum [rows, 32] = x w over one block of columns.

@@ -154,7 +154,10 @@ void RmsNormPhase::Run(int64_t item, int) noexcept {
 
 int64_t SiluMulPhase::Prepare(int threads) {
   rows_per_item_ = static_cast<int32_t>(Grain(*rows, threads, 1));
-  columns_per_item_ = static_cast<int32_t>(RoundUp(Grain(tile.features, threads, 256), 64));
+  // Columns are divided where the rows are too few for all threads: whole rows are read at the memory's speed.
+  const bool enough = *rows >= kItemsPerThread * threads;
+  columns_per_item_ =
+      enough ? tile.features : static_cast<int32_t>(RoundUp(Grain(tile.features, threads, 256), 64));
   column_items_ = static_cast<int32_t>(DivideUp(tile.features, columns_per_item_));
   return DivideUp(*rows, rows_per_item_) * column_items_;
 }

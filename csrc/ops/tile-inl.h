@@ -87,16 +87,23 @@ inline void Tile(const float* x, int64_t x_stride, const uint16_t* w, int64_t w_
   StoreSums(acc, sum, sum_stride);
 }
 
+// Both as float32; x_step from one k to the next, so that x may lie turned.
 template <int kRows, int kVecs>
-inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int k, float* sum,
+inline void Tile(const float* x, int64_t x_stride, int64_t x_step, const float* w, int64_t w_stride, int k, float* sum,
                  int64_t sum_stride, bool go_on, int64_t prefetch) {
   Vec acc[kRows][kVecs];
   LoadSums(sum, sum_stride, go_on, acc);
-  for (int i = 0; i < k; i++, w += w_stride) {
+  for (int i = 0; i < k; i++, x += x_step, w += w_stride) {
     PrefetchStep<kVecs>(w, prefetch);
-    AddProducts(x + i, x_stride, [&](int v) { return Load(w + v * kLanes); }, acc);
+    AddProducts(x, x_stride, [&](int v) { return Load(w + v * kLanes); }, acc);
   }
   StoreSums(acc, sum, sum_stride);
+}
+
+template <int kRows, int kVecs>
+inline void Tile(const float* x, int64_t x_stride, const float* w, int64_t w_stride, int k, float* sum,
+                 int64_t sum_stride, bool go_on, int64_t prefetch) {
+  Tile<kRows, kVecs>(x, x_stride, 1, w, w_stride, k, sum, sum_stride, go_on, prefetch);
 }
 
 #ifdef LORID_BF16_DOT

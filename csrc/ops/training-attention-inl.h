@@ -76,21 +76,46 @@ inline void StoreHead(const SequenceHeads& of, const float* from, int position, 
   }
 }
 
-// from [rows, stride] to to [columns, rows].
-inline void Transpose(const float* from, int64_t stride, int rows, int columns, float* to, int64_t to_stride) {
-  for (int c = 0; c < columns; c++)
-    for (int r = 0; r < rows; r++) to[c * to_stride + r] = from[r * stride + c];
+// What a product takes its weights from: panels of 16 columns, each of which is read from one end to the other. A plane
+// [rows, columns] is [columns / 16][rows][16].
+constexpr int kPanelCols = 16;
+
+// One head of all rows of the sequence, zero past its end: in panels of dimensions, as [Lp, Dp], and turned, in panels
+// of positions, as [Dp, Lp]; either may be null.
+template <typename T>
+inline void LoadColumn(const SequenceHeads& of, int64_t column, bool rotates, float* panels, float* turned) {
+  alignas(64) float head[kMaxHeadDim];
+  for (int p = 0; p < of.padded_length; p++) {
+    if (p < of.length) {
+      LoadHead(of, static_cast<const T*>(of.tile.qkv) + (of.row + p) * of.tile.qkv_stride + column, p, rotates, head);
+    } else {
+      for (int d = 0; d < of.padded; d++) head[d] = 0;
+    }
+    for (int d = 0; panels != nullptr && d < of.padded; d += kLanes)
+      Store(panels + (d / kPanelCols * of.padded_length + p) * kPanelCols + d % kPanelCols, Load(head + d));
+    float* to = turned + p / kPanelCols * of.padded * kPanelCols + p % kPanelCols;
+    for (int d = 0; turned != nullptr && d < of.padded; d++) to[d * kPanelCols] = head[d];
+  }
 }
 
-// One head of all rows of the sequence, [Lp, Dp], zero past its end.
-template <typename T>
-inline void LoadColumn(const SequenceHeads& of, int64_t column, bool rotates, float* to) {
-  for (int p = 0; p < of.length; p++)
-    LoadHead(of, static_cast<const T*>(of.tile.qkv) + (of.row + p) * of.tile.qkv_stride + column, p, rotates,
-             to + static_cast<int64_t>(p) * of.padded);
-  for (int64_t i = static_cast<int64_t>(of.length) * of.padded; i < static_cast<int64_t>(of.padded_length) * of.padded;
-       i++)
-    to[i] = 0;
+// sum[m][c] (+)= sum over k of x[m][k] w[k][c] for columns [begin, end) of panels that have `height` rows, of which k are
+// taken from `first` on.
+inline void MultiplyPanels(const float* x, int64_t x_stride, int rows, const float* w, int height, int first, int k,
+                           int begin, int end, float* sum, int64_t sum_stride) {
+  for (int c = begin; c < end; c += kPanelCols)
+    TileBlock(x, x_stride, rows, w + (static_cast<int64_t>(c / kPanelCols) * height + first) * kPanelCols, kPanelCols,
+              k, kPanelCols, sum + c, sum_stride, false, kNoPrefetch);
+}
+
+// sum [columns, Dp] += x^T w for x [rows, columns] and w [rows, Dp].
+inline void AddTurned(const float* x, int64_t x_stride, int columns, const float* w, int rows, int padded, float* sum) {
+  constexpr int kVecs = kTileVecs * kLanes <= kPanelCols ? kTileVecs : kPanelCols / kLanes;
+  for (int m = 0; m < columns; m += kTileRows)
+    WithCount<kTileRows>(Least(kTileRows, columns - m), [&](auto count) {
+      for (int c = 0; c < padded; c += kVecs * kLanes)
+        Tile<decltype(count)::kValue, kVecs>(x + m, 1, x_stride, w + c, padded, rows,
+                                             sum + static_cast<int64_t>(m) * padded + c, padded, true, kNoPrefetch);
+    });
 }
 
 // Scores of a query to probabilities in place; what it does not see gets 0. Returns the factor that they lack: 1 / sum.
@@ -127,33 +152,31 @@ inline void LoadBlock(const SequenceHeads& of, const void* from, int64_t stride,
 template <typename T>
 inline void TrainForward(const TrainingAttentionTile& tile) {
   const SequenceHeads of(tile);
-  float* keys = static_cast<float*>(tile.scratch);
+  float* keys_t = static_cast<float*>(tile.scratch);
   const int64_t plane = static_cast<int64_t>(of.padded_length) * of.padded;
-  float* keys_t = keys + plane;
   float* values = keys_t + plane;
   float* q = values + plane;
   float* out = q + static_cast<int64_t>(of.vectors) * of.padded;
   float* scores = out + static_cast<int64_t>(of.vectors) * of.padded;
-  LoadColumn<T>(of, of.KeyColumn(), true, keys);
-  Transpose(keys, of.padded, of.padded_length, of.padded, keys_t, of.padded_length);
-  LoadColumn<T>(of, of.ValueColumn(), false, values);
+  LoadColumn<T>(of, of.KeyColumn(), true, nullptr, keys_t);
+  LoadColumn<T>(of, of.ValueColumn(), false, values, nullptr);
   for (int position = 0; position < of.length; position += of.positions_at_once) {
     const int count = static_cast<int>(Least(of.positions_at_once, of.length - position)), rows = count * of.heads;
     const int begin = of.KeyBegin(position), end = of.KeyEnd(position);
     LoadBlock<T>(of, tile.qkv, tile.qkv_stride, of.QueryColumn(0), position, count, true, q);
-    TileBlock(q, of.padded, rows, keys_t + begin, of.padded_length, of.padded, end - begin, scores + begin,
-              of.padded_length, false, kNoPrefetch);
-    for (int n = 0; n < rows; n++) {
-      float* row = scores + static_cast<int64_t>(n) * of.padded_length;
-      const Vec factor = Set1(Softmax(of, position + n / of.heads, begin, end, tile.scale, row));
-      for (int j = begin; j < end; j += kLanes) Store(row + j, Mul(Load(row + j), factor));
-    }
-    TileBlock(scores + begin, of.padded_length, rows, values + static_cast<int64_t>(begin) * of.padded, of.padded,
-              static_cast<int>(Least(end, of.length)) - begin, of.padded, out, of.padded, false, kNoPrefetch);
+    MultiplyPanels(q, of.padded, rows, keys_t, of.padded, 0, of.padded, begin, end, scores, of.padded_length);
+    float lacking[kTrainingVectors];
+    for (int n = 0; n < rows; n++)
+      lacking[n] = Softmax(of, position + n / of.heads, begin, end, tile.scale,
+                           scores + static_cast<int64_t>(n) * of.padded_length);
+    MultiplyPanels(scores + begin, of.padded_length, rows, values, of.padded_length, begin,
+                   static_cast<int>(Least(end, of.length)) - begin, 0, of.padded, out, of.padded);
     for (int n = 0; n < rows; n++) {
       T* to = static_cast<T*>(tile.out) + (of.row + position + n / of.heads) * tile.out_stride +
               of.QueryColumn(n % of.heads);
-      StoreHead(of, out + static_cast<int64_t>(n) * of.padded, 0, false, to);
+      float* head = out + static_cast<int64_t>(n) * of.padded;
+      for (int d = 0; d < of.padded; d += kLanes) Store(head + d, Mul(Load(head + d), Set1(lacking[n])));
+      StoreHead(of, head, 0, false, to);
     }
   }
 }
@@ -174,11 +197,9 @@ inline void TrainBackward(const TrainingAttentionTile& tile) {
   };
   float *keys = take(plane), *keys_t = take(plane), *values_t = take(plane), *dk = take(plane), *dv = take(plane);
   float *q = take(block), *dout = take(block), *dq = take(block);
-  float *p = take(square), *dp = take(square), *turned = take(square);
-  LoadColumn<T>(of, of.ValueColumn(), false, keys);
-  Transpose(keys, of.padded, of.padded_length, of.padded, values_t, of.padded_length);
-  LoadColumn<T>(of, of.KeyColumn(), true, keys);
-  Transpose(keys, of.padded, of.padded_length, of.padded, keys_t, of.padded_length);
+  float *p = take(square), *dp = take(square);
+  LoadColumn<T>(of, of.ValueColumn(), false, nullptr, values_t);
+  LoadColumn<T>(of, of.KeyColumn(), true, keys, keys_t);
   for (int64_t i = 0; i < plane; i++) dk[i] = dv[i] = 0;
   for (int position = 0; position < of.length; position += of.positions_at_once) {
     const int count = static_cast<int>(Least(of.positions_at_once, of.length - position)), rows = count * of.heads;
@@ -186,10 +207,8 @@ inline void TrainBackward(const TrainingAttentionTile& tile) {
     const int seen = static_cast<int>(Least(end, of.length)) - begin;
     LoadBlock<T>(of, tile.qkv, tile.qkv_stride, of.QueryColumn(0), position, count, true, q);
     LoadBlock<T>(of, tile.dout, tile.dout_stride, of.QueryColumn(0), position, count, false, dout);
-    TileBlock(q, of.padded, rows, keys_t + begin, of.padded_length, of.padded, end - begin, p + begin, of.padded_length,
-              false, kNoPrefetch);
-    TileBlock(dout, of.padded, rows, values_t + begin, of.padded_length, of.padded, end - begin, dp + begin,
-              of.padded_length, false, kNoPrefetch);
+    MultiplyPanels(q, of.padded, rows, keys_t, of.padded, 0, of.padded, begin, end, p, of.padded_length);
+    MultiplyPanels(dout, of.padded, rows, values_t, of.padded, 0, of.padded, begin, end, dp, of.padded_length);
     for (int n = 0; n < rows; n++) {
       float *probability = p + n * static_cast<int64_t>(of.padded_length),
             *gradient = dp + n * static_cast<int64_t>(of.padded_length);
@@ -204,18 +223,14 @@ inline void TrainBackward(const TrainingAttentionTile& tile) {
       for (int j = begin; j < end; j += kLanes)
         Store(gradient + j, Mul(Mul(Load(probability + j), Sub(Load(gradient + j), mean)), scale));
     }
-    TileBlock(dp + begin, of.padded_length, rows, keys + static_cast<int64_t>(begin) * of.padded, of.padded, seen,
-              of.padded, dq, of.padded, false, kNoPrefetch);
+    MultiplyPanels(dp + begin, of.padded_length, rows, keys, of.padded_length, begin, seen, 0, of.padded, dq, of.padded);
     for (int n = 0; n < rows; n++)
       StoreHead(of, dq + static_cast<int64_t>(n) * of.padded, position + n / of.heads, true,
                 static_cast<T*>(tile.dqkv) + (of.row + position + n / of.heads) * tile.dqkv_stride +
                     of.QueryColumn(n % of.heads));
-    Transpose(p + begin, of.padded_length, rows, seen, turned, of.vectors);
-    TileBlock(turned, of.vectors, seen, dout, of.padded, rows, of.padded, dv + static_cast<int64_t>(begin) * of.padded,
-              of.padded, true, kNoPrefetch);
-    Transpose(dp + begin, of.padded_length, rows, seen, turned, of.vectors);
-    TileBlock(turned, of.vectors, seen, q, of.padded, rows, of.padded, dk + static_cast<int64_t>(begin) * of.padded,
-              of.padded, true, kNoPrefetch);
+    const int64_t first = static_cast<int64_t>(begin) * of.padded;
+    AddTurned(p + begin, of.padded_length, seen, dout, rows, of.padded, dv + first);
+    AddTurned(dp + begin, of.padded_length, seen, q, rows, of.padded, dk + first);
   }
   for (int position = 0; position < of.length; position++) {
     T* to = static_cast<T*>(tile.dqkv) + (of.row + position) * tile.dqkv_stride;

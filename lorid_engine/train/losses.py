@@ -6,14 +6,8 @@ from typing import Any
 
 import torch
 
-_ROWS_OF_LOGITS = 128  # at once: so many rows of logits stay in a processor's last cache
-_LOGITS_ON_GPU = 1 << 28  # at once: 1 GiB, enough for the products to be large
-
-
-def _rows_at_once(features: torch.Tensor, vocabulary: int) -> int:
-    if features.device.type == "cpu":
-        return _ROWS_OF_LOGITS
-    return max(_ROWS_OF_LOGITS, _LOGITS_ON_GPU // vocabulary)
+# Logits at once: enough for the products to be fast, few enough for the memory of a machine and of a GPU.
+_LOGITS = {"cpu": 1 << 24, "cuda": 1 << 28}
 
 
 class _TargetLosses(torch.autograd.Function):
@@ -29,27 +23,30 @@ class _TargetLosses(torch.autograd.Function):
         losses = features.new_zeros(weight.numel(), dtype=torch.float32)
         needs_gradient = ctx.needs_input_grad[0]
         gradient = torch.empty_like(features) if needs_gradient else None
-        step = _rows_at_once(features, head.shape[0])
+        vocabulary = head.shape[0]
+        passes = max(1, -(-features.shape[0] * vocabulary // _LOGITS[features.device.type]))
+        step = max(1, -(-features.shape[0] // passes))
+        # The same memory each time: new pages cost as much as what is written to them.
+        logits = features.new_empty(step, vocabulary)
+        log_p = features.new_empty(step, vocabulary, dtype=torch.float32)
         for begin in range(0, features.shape[0], step):
-            rows = slice(begin, begin + step)
-            logits = (features[rows] @ head.t()).float()
-            logits -= logits.amax(dim=1, keepdim=True)
-            right = logits.gather(1, label[rows].unsqueeze(1))
-            total = logits.exp_().sum(dim=1, keepdim=True)
-            losses.index_add_(0, group[rows], (total.log() - right).squeeze(1))
+            rows = slice(begin, min(begin + step, features.shape[0]))
+            count = rows.stop - begin
+            torch.mm(features[rows], head.t(), out=logits[:count])
+            error = torch.log_softmax(logits[:count], dim=1, dtype=torch.float32, out=log_p[:count])
+            right = error.gather(1, label[rows].unsqueeze(1))
+            losses.index_add_(0, group[rows], -right.squeeze(1))
             if gradient is not None:
-                logits /= total
-                logits.scatter_add_(1, label[rows].unsqueeze(1), torch.full_like(right, -1.0))
-                logits *= weight[group[rows]].unsqueeze(1)
-                torch.mm(logits.to(head.dtype), head, out=gradient[rows])
+                error.exp_().scatter_add_(1, label[rows].unsqueeze(1), torch.full_like(right, -1.0))
+                torch.mm(error.to(head.dtype), head, out=gradient[rows])
         if gradient is not None:
-            ctx.save_for_backward(gradient, group)
+            ctx.save_for_backward(gradient, group, weight)
         return losses * weight
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
-        gradient, group = ctx.saved_tensors
-        return gradient * grads[0][group].unsqueeze(1).to(gradient.dtype), None, None, None, None
+        gradient, group, weight = ctx.saved_tensors
+        return gradient * (grads[0] * weight)[group].unsqueeze(1).to(gradient.dtype), None, None, None, None
 
 
 def target_losses(
