@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--batch-size", type=int, default=4, help="examples of a role in a step")
-    parser.add_argument("--rows-per-pass", type=int, default=2048)
+    parser.add_argument("--rows-per-pass", type=int, default=4096)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--base", type=Path, help="a folder in Hugging Face's format; default: the default pack's base")

@@ -201,7 +201,7 @@ def _add_train(commands: argparse._SubParsersAction[_Parser]) -> None:
     train.add_argument("--held-out", type=_whole(0), default=100, help="questions whose loss is reported alone")
     train.add_argument("--max-steps", type=_whole(1), help="end early")
     train.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
-    rows = "tokens of one forward and backward pass: memory and speed; default: 2048, on a GPU 32768"
+    rows = "tokens of one forward and backward pass: memory and speed; default: 4096, on a GPU 32768"
     train.add_argument("--rows-per-pass", type=_whole(1), help=rows)
     train.add_argument("--recompute", action="store_true", help="gradient checkpointing: less memory, more time")
     train.add_argument("--device", default="cpu", help="cpu or cuda; default: %(default)s")

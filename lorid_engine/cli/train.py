@@ -32,7 +32,7 @@ from lorid_engine.train.trainer import StepReport
 
 _SECONDS_BETWEEN_LINES = 10.0
 _SMOOTH = 0.9  # of the losses that are shown
-ROWS_PER_PASS = {"cpu": 2048, "cuda": 32768}  # a GPU needs many to be busy
+ROWS_PER_PASS = {"cpu": 4096, "cuda": 32768}  # a GPU needs many to be busy
 
 
 class TrainProgress:

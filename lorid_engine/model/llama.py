@@ -87,14 +87,24 @@ class ForwardOps(Protocol, Generic[Activations]):
         """The gated half, [T, F]."""
 
 
-def block(ops: ForwardOps[Activations], index: int, layer: LayerWeights, hidden: Activations) -> Activations:
-    """One transformer layer: attention, then the gated feed-forward, each added to the hidden states [T, E]."""
+def attend(ops: ForwardOps[Activations], index: int, layer: LayerWeights, hidden: Activations) -> Activations:
+    """The first half of a layer up to its attention, [T, H D]: all that a row takes from other rows."""
     qkv = ops.lora_linear(ops.rms_norm(hidden, layer.input_norm), layer.qkv)
-    q = ops.rope(qkv, index, layer.q_norm, layer.k_norm)
-    attended = ops.paged_attention(q, index)
+    return ops.paged_attention(ops.rope(qkv, index, layer.q_norm, layer.k_norm), index)
+
+
+def finish(
+    ops: ForwardOps[Activations], layer: LayerWeights, attended: Activations, hidden: Activations
+) -> Activations:
+    """The rest of a layer: attention, then the gated feed-forward, each added to the hidden states [T, E]."""
     hidden = ops.lora_linear_add(attended, layer.output, hidden)
     gate_up = ops.lora_linear(ops.rms_norm(hidden, layer.feed_forward_norm), layer.gate_up)
     return ops.lora_linear_add(ops.silu_mul(gate_up), layer.down, hidden)
+
+
+def block(ops: ForwardOps[Activations], index: int, layer: LayerWeights, hidden: Activations) -> Activations:
+    """One transformer layer, hidden states [T, E] to hidden states."""
+    return finish(ops, layer, attend(ops, index, layer, hidden), hidden)
 
 
 def forward(ops: ForwardOps[Activations], weights: LlamaWeights) -> Activations:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from lorid_engine.model.config import ModelConfig
-from lorid_engine.model.llama import FusedLinear, LlamaWeights, block, load_llama
+from lorid_engine.model.llama import FusedLinear, LayerWeights, LlamaWeights, attend, block, finish, load_llama
 from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import PackedLinear, lora_fused_linear, packed_attention, rms_norm, silu_mul
 from lorid_engine.train.adapters import RoleAdapters
@@ -70,6 +71,7 @@ class TrainingOps:
     ) -> None:
         self._config, self._adapters, self._batch, self._dropout = config, adapters, batch, dropout
         self._cos, self._sin = angles.cos[batch.positions], angles.sin[batch.positions]
+        self._plan, self._dropout_key = batch.plan, batch.dropout_key
 
     def embed(self, weight: PackedLinear) -> Any:
         """Hidden states [T, E]."""
@@ -80,8 +82,8 @@ class TrainingOps:
         return rms_norm(x, weight, self._config.rms_norm_eps)
 
     def rms_norm_sampled(self, x: Any, weight: torch.Tensor) -> Any:
-        """Normalised rows [K, E] of those that predict a target."""
-        return self.rms_norm(x.index_select(0, self._batch.target_row), weight)
+        """Normalised rows [K, E]: no others are left."""
+        return self.rms_norm(x, weight)
 
     def lora_linear(self, x: Any, linear: FusedLinear) -> Any:
         """W x and the adapters' shares, [T, O]."""
@@ -93,8 +95,8 @@ class TrainingOps:
         dropout = None
         if self._dropout:
             numbers = [self._adapters.number(target.name) for target in adapted]
-            dropout = self._dropout, self._batch.dropout_key, numbers
-        return lora_fused_linear(x, weight, banks, self._batch.plan, dropout)
+            dropout = self._dropout, self._dropout_key, numbers
+        return lora_fused_linear(x, weight, banks, self._plan, dropout)
 
     def lora_linear_add(self, x: Any, linear: FusedLinear, residual: Any) -> Any:
         """residual + W x and the adapters' shares."""
@@ -131,6 +133,22 @@ class TrainingOps:
         """The gated half, [T, F]."""
         return silu_mul(x)
 
+    def targets(self, x: torch.Tensor) -> torch.Tensor:
+        """The rows of x [T, ...] that predict a target, [K, ...]."""
+        return x.index_select(0, self._batch.target_row)
+
+    def of_targets(self) -> TrainingOps:
+        """The same for those rows alone, past the last attention."""
+        ops, batch = copy.copy(self), self._batch
+        ops._plan, ops._dropout_key = batch.target_plan, self.targets(batch.dropout_key)
+        return ops
+
+
+def last_block(ops: TrainingOps, index: int, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
+    """The last layer, [T, E] to [K, E]: past its attention nobody reads the rows that predict no target."""
+    attended = attend(ops, index, layer, hidden)
+    return finish(ops.of_targets(), layer, ops.targets(attended), ops.targets(hidden))
+
 
 def target_features(ops: TrainingOps, weights: LlamaWeights, *, recompute: bool) -> torch.Tensor:
     """What the head turns into logits, [K, E]: of the rows that predict a target.
@@ -139,9 +157,10 @@ def target_features(ops: TrainingOps, weights: LlamaWeights, *, recompute: bool)
         recompute: keep a layer's input alone, and compute the layer again in the backward pass.
     """
     hidden = ops.embed(weights.embedding)
-    for index, layer in enumerate(weights.layers):
+    *layers, last = weights.layers
+    for index, layer in enumerate(layers):
         if recompute:
             hidden = checkpoint(block, ops, index, layer, hidden, use_reentrant=False)
         else:
             hidden = block(ops, index, layer, hidden)
-    return ops.rms_norm_sampled(hidden, weights.norm)
+    return ops.rms_norm_sampled(last_block(ops, len(layers), last, hidden), weights.norm)

@@ -38,6 +38,7 @@ class MicroBatch:
         dropout_key: [T] int64.
         seq_offset: [B + 1] int32, the rows of each sequence.
         target_row: [K] int64, the rows that predict a target.
+        target_plan: the slots of those rows, on the CPU, too.
         label: [K] int64, what they should predict.
         label_slot: [K] int64, the slots of those rows.
         max_len: rows of the longest sequence.
@@ -49,6 +50,7 @@ class MicroBatch:
     dropout_key: torch.Tensor
     seq_offset: torch.Tensor
     target_row: torch.Tensor
+    target_plan: SegmentPlan
     label: torch.Tensor
     label_slot: torch.Tensor
     max_len: int
@@ -80,6 +82,7 @@ class MicroBatch:
             dropout_key=tensor(_mix(keys[owner] + positions.astype(np.uint64) * _STEP).view(np.int64)),
             seq_offset=torch.from_numpy(offset.astype(np.int32)),
             target_row=tensor(target_row),
+            target_plan=_plan(slots, np.array([len(rows) for rows in targets])),
             label=tensor(np.concatenate(labels)),
             label_slot=tensor(slots[owner[target_row]]),
             max_len=int(lengths.max()),
@@ -97,7 +100,7 @@ class MicroBatch:
 
 
 def _plan(slots: np.ndarray, lengths: np.ndarray) -> SegmentPlan:
-    """A segment for the rows of each slot; slots are in order."""
+    """A segment for the rows of each slot; slots are in order, with the rows of each sequence."""
     found, first = np.unique(slots, return_index=True)
     offset = np.append(0, np.cumsum(np.add.reduceat(lengths, first)))
     return SegmentPlan(torch.from_numpy(offset.astype(np.int32)), torch.from_numpy(found.astype(np.int32)))

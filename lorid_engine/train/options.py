@@ -50,7 +50,7 @@ class TrainingOptions:
     max_steps: int | None = None
     planned_steps: int | None = None
     seed: int = 0
-    rows_per_pass: int = 2048
+    rows_per_pass: int = 4096
     recompute: bool = False
 
     def __post_init__(self) -> None:
