@@ -219,6 +219,9 @@ void TrainingAttention(DType dtype, Address qkv, int64_t qkv_stride, Address cos
                        int32_t num_sequences, Address out, int64_t out_stride, Address dout, int64_t dout_stride,
                        Address dqkv, int64_t dqkv_stride, float scale, int32_t window, int32_t num_heads,
                        int32_t num_kv_heads, int32_t head_dim, int threads) {
+  LORID_CHECK(head_dim <= kMaxHeadDim, "head_dim must be at most ", kMaxHeadDim, "; got ", head_dim);
+  LORID_CHECK(num_heads / num_kv_heads <= kMaxGroupHeads, "a key-value head may have ", kMaxGroupHeads,
+              " query heads; got ", num_heads / num_kv_heads);
   TrainingAttentionPhase phase;
   phase.tile.dtype = dtype;
   phase.tile.qkv = At<void>(qkv);

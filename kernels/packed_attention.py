@@ -137,10 +137,10 @@ def _forward_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    b, h = tl.program_id(2), tl.program_id(1)
+    b, h = tl.program_id(0), tl.program_id(1)
     begin = tl.load(seq_offset_ptr + b)
     length = tl.load(seq_offset_ptr + b + 1) - begin
-    first = tl.program_id(0) * BLOCK_M
+    first = tl.program_id(2) * BLOCK_M
     if first < length:
         g = h // (num_heads // num_kv_heads)
         i = first + tl.arange(0, BLOCK_M)
@@ -201,10 +201,10 @@ def _query_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    b, h = tl.program_id(2), tl.program_id(1)
+    b, h = tl.program_id(0), tl.program_id(1)
     begin = tl.load(seq_offset_ptr + b)
     length = tl.load(seq_offset_ptr + b + 1) - begin
-    first = tl.program_id(0) * BLOCK_M
+    first = tl.program_id(2) * BLOCK_M
     if first < length:
         g = h // (num_heads // num_kv_heads)
         i = first + tl.arange(0, BLOCK_M)
@@ -255,10 +255,10 @@ def _key_value_gradient_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    b, g = tl.program_id(2), tl.program_id(1)
+    b, g = tl.program_id(0), tl.program_id(1)
     begin = tl.load(seq_offset_ptr + b)
     length = tl.load(seq_offset_ptr + b + 1) - begin
-    first = tl.program_id(0) * BLOCK_N
+    first = tl.program_id(2) * BLOCK_N
     if first < length:
         j = first + tl.arange(0, BLOCK_N)
         s = begin.to(tl.int64) + j
@@ -337,7 +337,7 @@ def packed_attention(
     if out.shape[0] == 0:
         return
     tile = _tile(qkv.dtype, head_dim)
-    _forward_kernel[(triton.cdiv(max_len, tile["BLOCK_M"]), num_heads, num_sequences)](
+    _forward_kernel[(num_sequences, num_heads, triton.cdiv(max_len, tile["BLOCK_M"]))](
         qkv,
         qkv.stride(0),
         seq_offset,
@@ -348,7 +348,7 @@ def packed_attention(
         out,
         out.shape[0],
         head_dim**-0.5 * _LOG2_E,
-        window,
+        min(window, max_len),
         num_heads,
         num_kv_heads,
         DIFFERENTIATES=False,
@@ -381,9 +381,9 @@ def packed_attention_backward(
     inputs = qkv, qkv.stride(0), seq_offset
     gradient = dout, dout.stride(0), log_sum, dot
     scale_log2, windowed = head_dim**-0.5 * _LOG2_E, window > 0
-    shape = window, num_heads, num_kv_heads
-    by_query = triton.cdiv(max_len, tile["BLOCK_M"]), num_heads, num_sequences
-    by_key = triton.cdiv(max_len, keys_tile["BLOCK_N"]), num_kv_heads, num_sequences
+    shape = min(window, max_len), num_heads, num_kv_heads  # a window beyond all keys is added to positions
+    by_query = num_sequences, num_heads, triton.cdiv(max_len, tile["BLOCK_M"])
+    by_key = num_sequences, num_kv_heads, triton.cdiv(max_len, keys_tile["BLOCK_N"])
     _forward_kernel[by_query](
         *inputs, dqkv, *gradient, rows, scale_log2, *shape, DIFFERENTIATES=True, WINDOWED=windowed, **tile
     )

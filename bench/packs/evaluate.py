@@ -2,14 +2,14 @@
 
     python bench/packs/evaluate.py --pack my-pack --data DATA --work runs --first 300,200 --device cuda --minutes 8
 
-DATA holds gsm8k/ and mawps/. WORK gets a results file of `lorid eval` for each set and seed, and one of the base for each set; the same
-command goes on where it stopped, and bench/packs/report.py makes tables of them. The base answers without examples in its chat
-format, and after eight of GSM8K's training questions; its sampling is greedy.
+DATA holds gsm8k/ and mawps/. WORK gets a results file of `lorid eval` for each set and seed, and two of the base for each set; the same
+command goes on where it stopped. The base answers greedily: to IR's prompt, and after eight of GSM8K's training questions.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import signal
@@ -30,7 +30,7 @@ from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
 from lorid_engine.evaluation.problems import Problem, read_problems
 from lorid_engine.evaluation.results import ResultsFile
 from lorid_engine.evaluation.scores import is_right
-from lorid_engine.model.cache import file_sha256
+from lorid_engine.model.digest import base_digest
 from lorid_engine.solver import Solver, SolverConfig
 from lorid_engine.solver.answers import extract
 from lorid_engine.solver.base_source import FolderSource, resolve_base
@@ -48,7 +48,6 @@ SHOTS = (0, 8)
 SHOWN = "gsm8k/train.jsonl"  # whose first questions are the examples
 ROWS = {"cpu": 64, "cuda": 256}
 MOST_TOKENS = 320
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -89,27 +88,36 @@ class Work:
 
     def _run_base(self, name: str, shots: int, progress: EvalProgress) -> None:
         """Greedy answers of the base alone, in a file of their own."""
-        path, problems = self.options.work / f"{name}-base-{shots}-shot.jsonl", self._problems(name).problems
-        done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        left = problems[len(done) :]
+        problems = self._problems(name)
+        shown = self._shown(shots)
+        settings = {"data": SETS[name], "data_sha256": problems.sha256, "base_sha256": base_digest(self.base)}
+        settings |= {"shown": shown, "device": self.options.device}
+        answers = BaseAnswers(self.options.work / f"{name}-base-{shots}-shot.jsonl", settings)
+        left = problems.problems[answers.count :]
         progress.title = f"{name}, base, {shots} shots"
-        progress.stage("answers", len(problems), len(done))
-        with path.open("a", encoding="utf-8") as file:
-            for start in range(0, len(left), self.engine.max_batch_rows):
-                group = left[start : start + self.engine.max_batch_rows]
-                for problem, (text, tokens) in zip(group, self._base_texts(group, shots), strict=True):
-                    answer = base_answer(text, shots)
-                    right = is_right(answer, problem.gold)
-                    record = {"index": problem.index, "answer": answer, "gold": problem.gold, "right": right}
-                    file.write(json.dumps({**record, "tokens": tokens, "text": text}) + "\n")
-                    progress.item(tokens, right)
+        progress.stage("answers", len(problems.problems), answers.count)
+        for start in range(0, len(left), self.engine.max_batch_rows):
+            group = left[start : start + self.engine.max_batch_rows]
+            for problem, (text, tokens) in zip(group, self._base_texts(group, shown), strict=True):
+                answer = extract(text, "#### (.+)")
+                right = is_right(answer, problem.gold)
+                record = {"index": problem.index, "answer": answer, "gold": problem.gold, "right": right}
+                answers.append({**record, "tokens": tokens, "text": text})
+                progress.item(tokens, right)
 
-    def _base_texts(self, group: Sequence[Problem], shots: int) -> Iterator[tuple[str, int]]:
+    def _shown(self, shots: int) -> str:
+        """The first training questions with their rationales, calculator marks removed."""
+        with (self.options.data / SHOWN).open(encoding="utf-8") as file:
+            rows = [json.loads(line) for line in itertools.islice(file, shots)]
+        parts = [f"Question: {row['question']}\nAnswer: {re.sub(r'<<.*?>>', '', row['answer'])}\n\n" for row in rows]
+        return "".join(parts)
+
+    def _base_texts(self, group: Sequence[Problem], shown: str) -> Iterator[tuple[str, int]]:
         special = self.engine.tokenizer.special_ids
         requests = []
         for problem in group:
-            if shots:
-                prompt: Any = few_shot_prompt(self.options.data, problem.question, shots)
+            if shown:
+                prompt: Any = f"{shown}Question: {problem.question}\nAnswer:"
                 stop: dict[str, Any] = {"stop": ["\n\nQuestion:"]}
             else:
                 prompt = self.pack.roles["ir"].template.encode(self.engine.tokenizer, question=problem.question)
@@ -121,20 +129,29 @@ class Work:
             yield output.outputs[0].text, len(output.outputs[0].token_ids)
 
 
-def few_shot_prompt(data: Path, question: str, shots: int) -> str:
-    """Training questions with their rationales, calculator marks removed, and the question."""
-    lines = (data / SHOWN).read_text(encoding="utf-8").splitlines()[:shots]
-    rows = [json.loads(line) for line in lines]
-    parts = [f"Question: {row['question']}\nAnswer: {re.sub(r'<<.*?>>', '', row['answer'])}" for row in rows]
-    return "\n\n".join([*parts, f"Question: {question}\nAnswer:"])
+class BaseAnswers:
+    """A file of settings and of answers in the order of the questions, one JSON line each; a last line that was cut is removed.
 
+    Raises:
+        DataError: the file was started with other settings.
+    """
 
-def base_answer(text: str, shots: int) -> str | None:
-    """What follows ####, or, where no example showed that form, the last number."""
-    if shots and (answer := extract(text, "#### (.+)")) is not None:
-        return answer
-    numbers = _NUMBER.findall(text)
-    return numbers[-1].rstrip(",") if numbers else None
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        data = path.read_bytes() if path.exists() else b""
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if lines and json.loads(lines[0]) != settings:
+            raise DataError(f"{path} was started with another base, other data or another device; name another --work")
+        self._path, self.count = path, max(len(lines) - 1, 0)
+        if not lines:
+            whole = json.dumps(settings).encode() + b"\n"
+        if whole != data:
+            path.write_bytes(whole)
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds an answer, at once."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
 
 
 class TitledProgress(EvalProgress):
@@ -181,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timer.daemon = True
         timer.start()
     try:
+        for name in (SHOWN, *(SETS[name] for name in options.sets)):
+            if not (options.data / name).is_file():
+                raise DataError(f"there is no {options.data / name}; --data names the folder of gsm8k/ and mawps/")
         pack = load_pack(options.pack)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         engine = Engine(
@@ -191,7 +211,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_batch_tokens=8 * ROWS[options.device],
             active_adapters=len(ROLES),
         )
-        print(f"{SHOWN}: SHA-256 {file_sha256(options.data / SHOWN)}", file=sys.stderr)
         with TitledProgress(Console(stderr=True, highlight=False)) as progress:
             Work(pack, engine, base, options).run(progress)
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ from arithmetic_problems import rows
 from rich.console import Console
 
 from lorid_engine import env
-from lorid_engine.cli.train import ROWS_PER_PASS, TrainProgress
+from lorid_engine.cli.train import TrainProgress
 from lorid_engine.engine.tokenizer import Tokenizer
 from lorid_engine.errors import DataError, LoridError
 from lorid_engine.model.adapters import module_shapes
@@ -56,6 +56,7 @@ MOST_BYTES = 30_000_000  # of a pack
 TIMED_SECONDS, MOST_TIMED_STEPS = 10.0, 20
 RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
+ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
 FRACTION = 10  # a run ends at a tenth of an epoch
 Rows = list[dict[str, Any]]
 
@@ -308,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             max_tokens=options.max_tokens,
             held_out=0,
             seed=options.seed,
-            rows_per_pass=options.rows_per_pass or 2 * ROWS_PER_PASS[options.device],
+            rows_per_pass=options.rows_per_pass or ROWS_PER_PASS[options.device],
         )
         check_size(base, settings)
         settings = replace(settings, planned_steps=planned(options, base, files, settings, begun))

@@ -244,9 +244,10 @@ static inline int64_t AttentionScratchBytes(int64_t vectors, int head_dim) {
   return vectors * 4 * (padded + 2 * kChunkTokens + 2 * padded + 16) + 64;
 }
 
-// Positions whose queries are computed together: so many vectors at most, or one position's.
-constexpr int kTrainingVectors = kMaxGroupHeads > 48 ? kMaxGroupHeads : 48;
-static inline int TrainingPositions(int heads) { return heads < 48 ? 48 / heads : 1; }
+// Positions whose queries are computed together: those of so many vectors, or one position's.
+constexpr int kBlockVectors = 48;
+static inline int TrainingPositions(int heads) { return heads < kBlockVectors ? kBlockVectors / heads : 1; }
+constexpr int kMostVectors = kMaxGroupHeads > kBlockVectors ? kMaxGroupHeads : kBlockVectors;  // of a block
 
 // Five planes of all keys; q, dout and dq of a block; its probabilities and their gradients.
 static inline int64_t TrainingScratchBytes(int64_t length, int heads, int head_dim) {

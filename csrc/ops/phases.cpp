@@ -157,7 +157,7 @@ int64_t SiluMulPhase::Prepare(int threads) {
   // Columns are divided where the rows are too few for all threads: whole rows are read at the memory's speed.
   const bool enough = *rows >= kItemsPerThread * threads;
   columns_per_item_ =
-      enough ? tile.features : static_cast<int32_t>(RoundUp(Grain(tile.features, threads, 256), 64));
+      enough ? std::max(tile.features, 1) : static_cast<int32_t>(RoundUp(Grain(tile.features, threads, 256), 64));
   column_items_ = static_cast<int32_t>(DivideUp(tile.features, columns_per_item_));
   return DivideUp(*rows, rows_per_item_) * column_items_;
 }

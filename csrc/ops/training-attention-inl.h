@@ -91,10 +91,13 @@ inline void LoadColumn(const SequenceHeads& of, int64_t column, bool rotates, fl
     } else {
       for (int d = 0; d < of.padded; d++) head[d] = 0;
     }
-    for (int d = 0; panels != nullptr && d < of.padded; d += kLanes)
-      Store(panels + (d / kPanelCols * of.padded_length + p) * kPanelCols + d % kPanelCols, Load(head + d));
-    float* to = turned + p / kPanelCols * of.padded * kPanelCols + p % kPanelCols;
-    for (int d = 0; turned != nullptr && d < of.padded; d++) to[d * kPanelCols] = head[d];
+    if (panels != nullptr)
+      for (int64_t d = 0; d < of.padded; d += kLanes)
+        Store(panels + (d / kPanelCols * of.padded_length + p) * kPanelCols + d % kPanelCols, Load(head + d));
+    if (turned != nullptr) {
+      float* to = turned + static_cast<int64_t>(p / kPanelCols) * of.padded * kPanelCols + p % kPanelCols;
+      for (int d = 0; d < of.padded; d++) to[d * kPanelCols] = head[d];
+    }
   }
 }
 
@@ -107,15 +110,17 @@ inline void MultiplyPanels(const float* x, int64_t x_stride, int rows, const flo
               k, kPanelCols, sum + c, sum_stride, false, kNoPrefetch);
 }
 
-// sum [columns, Dp] += x^T w for x [rows, columns] and w [rows, Dp].
+// sum [columns, Dp] += x^T w for x [rows, columns] and w [rows, Dp], in tiles of much the same height.
 inline void AddTurned(const float* x, int64_t x_stride, int columns, const float* w, int rows, int padded, float* sum) {
   constexpr int kVecs = kTileVecs * kLanes <= kPanelCols ? kTileVecs : kPanelCols / kLanes;
-  for (int m = 0; m < columns; m += kTileRows)
-    WithCount<kTileRows>(Least(kTileRows, columns - m), [&](auto count) {
+  for (int64_t tiles = (columns + kTileRows - 1) / kTileRows, m = 0, taken; tiles > 0; tiles--, m += taken) {
+    taken = (columns - m + tiles - 1) / tiles;
+    WithCount<kTileRows>(taken, [&](auto count) {
       for (int c = 0; c < padded; c += kVecs * kLanes)
-        Tile<decltype(count)::kValue, kVecs>(x + m, 1, x_stride, w + c, padded, rows,
-                                             sum + static_cast<int64_t>(m) * padded + c, padded, true, kNoPrefetch);
+        Tile<decltype(count)::kValue, kVecs>(x + m, 1, x_stride, w + c, padded, rows, sum + m * padded + c, padded,
+                                             true, kNoPrefetch);
     });
+  }
 }
 
 // Scores of a query to probabilities in place; what it does not see gets 0. Returns the factor that they lack: 1 / sum.
@@ -165,7 +170,7 @@ inline void TrainForward(const TrainingAttentionTile& tile) {
     const int begin = of.KeyBegin(position), end = of.KeyEnd(position);
     LoadBlock<T>(of, tile.qkv, tile.qkv_stride, of.QueryColumn(0), position, count, true, q);
     MultiplyPanels(q, of.padded, rows, keys_t, of.padded, 0, of.padded, begin, end, scores, of.padded_length);
-    float lacking[kTrainingVectors];
+    float lacking[kMostVectors];
     for (int n = 0; n < rows; n++)
       lacking[n] = Softmax(of, position + n / of.heads, begin, end, tile.scale,
                            scores + static_cast<int64_t>(n) * of.padded_length);

@@ -19,6 +19,8 @@ from lorid_engine.ops.checks import (
 )
 from lorid_engine.ops.dispatch import op
 
+_MOST_HEAD_BYTES = 1024  # four tiles of them fit into the shared memory of every GPU
+
 
 def _check(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> None:
     expect_shape("qkv", qkv, None, None)
@@ -187,18 +189,25 @@ def _rotated_by_triton(qkv, cos, sin, num_heads, num_kv_heads) -> torch.Tensor:
     return out
 
 
-@_packed_attention.backend("triton", why_not=lambda qkv, *_: gpu.why_not_tensors(qkv))
+def _why_not_triton(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, *_) -> str | None:
+    head_bytes = qkv.shape[1] // (num_heads + 2 * num_kv_heads) * qkv.element_size()
+    if head_bytes > _MOST_HEAD_BYTES:
+        return f"it takes heads of up to {_MOST_HEAD_BYTES} bytes; got {head_bytes}"
+    return gpu.why_not_tensors(qkv)
+
+
+@_packed_attention.backend("triton", why_not=_why_not_triton)
 def _triton(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
     from lorid_kernels.packed_attention import packed_attention as launch
 
-    out = qkv.new_empty(qkv.shape[0], num_heads * (qkv.shape[1] // (num_heads + 2 * num_kv_heads)))
+    out = _fake(qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len)
     turned = _rotated_by_triton(qkv, cos, sin, num_heads, num_kv_heads)
     shape = dict(num_heads=num_heads, num_kv_heads=num_kv_heads, window=window, max_len=max_len)
     launch(turned, seq_offset, out, **shape)
     return out
 
 
-@_packed_attention_backward.backend("triton", why_not=lambda dout, qkv, *_: gpu.why_not_tensors(qkv))
+@_packed_attention_backward.backend("triton", why_not=lambda dout, *args: _why_not_triton(*args))
 def _triton_backward(dout, qkv, cos, sin, seq_offset, num_heads, num_kv_heads, window, max_len) -> torch.Tensor:
     from lorid_kernels.packed_attention import packed_attention_backward as launch
     from lorid_kernels.packed_attention import rotate
@@ -318,8 +327,8 @@ def packed_attention(
         max_len: no sequence has more rows; None = read from seq_offset, which waits for a GPU.
 
     Returns:
-        [T, H D] in qkv's dtype, computed in float32, rounded once. (The backends triton and torch round what is rotated, too.) Gradients go
-        to qkv.
+        [T, H D] in qkv's dtype, summed in float32, rounded once; on a GPU what is rotated, probabilities and their gradients are
+        rounded to qkv's dtype, too, where they are multiplied. Gradients go to qkv.
 
     Raises:
         ShapeError: shapes, dtypes or devices disagree, or the offsets do not cover the rows in order.

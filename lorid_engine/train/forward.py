@@ -154,7 +154,7 @@ def target_features(ops: TrainingOps, weights: LlamaWeights, *, recompute: bool)
     """What the head turns into logits, [K, E]: of the rows that predict a target.
 
     Args:
-        recompute: keep a layer's input alone, and compute the layer again in the backward pass.
+        recompute: keep a layer's input alone, and compute the layer again in the backward pass, all but the last, which comes first.
     """
     hidden = ops.embed(weights.embedding)
     *layers, last = weights.layers

@@ -26,7 +26,7 @@ class _TargetLosses(torch.autograd.Function):
         vocabulary = head.shape[0]
         passes = max(1, -(-features.shape[0] * vocabulary // _LOGITS[features.device.type]))
         step = max(1, -(-features.shape[0] // passes))
-        # The same memory each time: new pages cost as much as what is written to them.
+        # The same memory each time, in float32: new pages cost as much as what is written to them.
         logits = features.new_empty(step, vocabulary)
         log_p = features.new_empty(step, vocabulary, dtype=torch.float32)
         for begin in range(0, features.shape[0], step):
@@ -46,7 +46,8 @@ class _TargetLosses(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Any:
         gradient, group, weight = ctx.saved_tensors
-        return gradient * (grads[0] * weight)[group].unsqueeze(1).to(gradient.dtype), None, None, None, None
+        factor = (grads[0] * weight)[group].unsqueeze(1)  # float32: rounded, it would scale a whole role's gradient
+        return (gradient * factor).to(gradient.dtype), None, None, None, None
 
 
 def target_losses(

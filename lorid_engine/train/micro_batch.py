@@ -116,17 +116,20 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def split_step(sequences: Sequence[TrainingSequence], most_rows: int) -> list[list[TrainingSequence]]:
+def split_step(
+    sequences: Sequence[TrainingSequence], most_rows: int, processes: int = 1
+) -> list[list[TrainingSequence]]:
     """Cuts a step's sequences into few passes of much the same number of rows.
 
     Args:
         most_rows: of a pass, unless one sequence has more.
+        processes: that share the passes: as many passes for each, where there are enough sequences.
 
     Returns:
         passes, each with sequences of much the same length.
     """
     ordered = sorted(sequences, key=lambda sequence: -sequence.example.rows)
-    fewest = len(_filled(ordered, most_rows))
+    fewest = -(-len(_filled(ordered, most_rows)) // processes) * processes
     total = sum(sequence.example.rows for sequence in ordered)
     low, high = total // max(fewest, 1), most_rows
     while low < high:  # the least rows at which they are as few

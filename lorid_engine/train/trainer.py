@@ -199,7 +199,7 @@ class Trainer:
         for sequence in sequences:
             counts[sequence.slot] += sequence.example.targets
         weight = (1 / counts.clamp(min=1)).to(self._device)
-        passes = split_step(sequences, self._options.rows_per_pass)
+        passes = split_step(sequences, self._options.rows_per_pass, self._processes.size)
         for place in self._processes.mine(len(passes)):
             batch = MicroBatch.of(passes[place]).to(self._device)
             ops = TrainingOps(self._config, self._adapters, batch, self._angles, dropout)

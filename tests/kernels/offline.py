@@ -143,7 +143,7 @@ def _attention(m: Model, new: Callable[..., torch.Tensor], *, window: int, decod
     paged_attention(q, pages, pages, *tables, out, head_dim=m.D, scale=0.125, window=window, **bounds)
 
 
-def _packed_attention(m: Model, new: Callable[..., torch.Tensor], *, window: int) -> None:
+def packed_attentions(m: Model, new: Callable[..., torch.Tensor], *, window: int) -> None:
     """Attention of training, forward and backward."""
     rows = 256
     qkv, out, offset = new(rows, (m.H + 2 * m.G) * m.D), new(rows, m.H * m.D), new(5, dtype=INT)
@@ -174,8 +174,8 @@ CASES = (
     Case("decode", lambda m, new: _attention(m, new, window=0, decodes=True), matrix=("_decode_kernel",)),
     Case("prefill", lambda m, new: _attention(m, new, window=0, decodes=False), matrix=("_prefill_kernel",)),
     Case("prefill_window", lambda m, new: _attention(m, new, window=4096, decodes=False), matrix=("_prefill_kernel",)),
-    Case("packed_attention", lambda m, new: _packed_attention(m, new, window=0), matrix=PACKED),
-    Case("packed_attention_window", lambda m, new: _packed_attention(m, new, window=4096), matrix=PACKED),
+    Case("packed_attention", lambda m, new: packed_attentions(m, new, window=0), matrix=PACKED),
+    Case("packed_attention_window", lambda m, new: packed_attentions(m, new, window=4096), matrix=PACKED),
     Case("sample", _sample),
     Case(
         "lora_dropout",

@@ -13,7 +13,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from offline import LLAMA, MAX_SHARED, REGISTERS, Binary, Case, archs_of, complaints, inspect, variants
+from offline import LLAMA, MAX_SHARED, REGISTERS, Binary, Case, Model, archs_of, complaints, inspect, variants
 
 Results = dict[str, dict[str, list[Binary] | str]]
 HOW = "python tests/kernels/offline.py --record"
@@ -95,6 +95,16 @@ def test_float32_fits_into_shared_memory(rows: int) -> None:
     with offline.offline(86) as compiled:
         offline.linears(LLAMA, lambda *shape, dtype=torch.float32: torch.empty(*shape, dtype=dtype, device="meta"), rows=rows, max_rank=64)  # fmt: skip
     assert {name for name, _ in compiled} >= {"_lora_linear_kernel", "_lora_shrink_kernel"}
+    assert max(binary.metadata.shared for _, binary in compiled) <= MAX_SHARED
+
+
+@pytest.mark.parametrize(("dtype", "head_dim"), [(torch.float32, 64), (torch.float32, 256), (torch.bfloat16, 512)])
+@pytest.mark.usefixtures("empty_cache")
+def test_training_attention_fits_with_every_head_that_it_takes(dtype: torch.dtype, head_dim: int) -> None:
+    model = Model("wide", E=head_dim, H=1, G=1, D=head_dim, F=1, V=1)
+    with offline.offline(86) as compiled:
+        offline.packed_attentions(model, lambda *shape, dtype=dtype: torch.empty(*shape, dtype=dtype, device="meta"), window=0)  # fmt: skip
+    assert {name for name, _ in compiled} >= set(offline.PACKED)
     assert max(binary.metadata.shared for _, binary in compiled) <= MAX_SHARED
 
 

@@ -19,6 +19,9 @@ def ints(*values: int, dtype: torch.dtype = torch.int32) -> torch.Tensor:
     return torch.tensor(values, dtype=dtype)
 
 
+PACKED = (torch.randn(4, 32), torch.ones(4, 4), torch.zeros(4, 4), ints(0, 1, 4), 2, 1, 0, 3)
+
+
 def cases() -> dict[str, tuple]:
     """Arguments of every op that has the backend; pages are [C, 16, G, D]."""
     weight, pages = torch.randn(24, 16), [torch.zeros(2, 16, 1, 8) for _ in range(2)]
@@ -40,6 +43,11 @@ def cases() -> dict[str, tuple]:
             *(*pages, 2, torch.ones(8), None, 1e-5),
         ),
         "paged_attention": (torch.randn(1, 16), *pages, ints(0, 1)[None], ints(0, 1), ints(3), 8, 1.0, 0),
+        "packed_attention": PACKED,
+        "packed_attention_backward": (torch.randn(4, 16), *PACKED),
+        "rms_norm_backward": (X, X, torch.ones(16), 1e-5),
+        "silu_mul_backward": (X[:, :8].contiguous(), X),
+        "lora_dropout": (X, torch.arange(4), 3, 0.5),
         "sample": (torch.randn(2, 9), keys, torch.zeros(2, 2, dtype=torch.int64), rows, ints(0, 3), rows, 2),
     }
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from helpers import assert_close, assert_same_bits, poisoned_tail, strided
+from lorid_engine.errors import BackendUnavailableError
 from lorid_engine.ops import gpu, packed_attention, rms_norm, silu_mul, use_backend
-from lorid_kernels.packed_attention import rotate
+from lorid_kernels.packed_attention import packed_attention_backward, rotate
 
 pytestmark = pytest.mark.skipif(not gpu.interprets(), reason="needs TRITON_INTERPRET=1")
 
@@ -60,6 +61,7 @@ def test_silu_mul(rows: int, width: int, dtype: torch.dtype) -> None:
 OFFSET = [0, 1, 16, 33, 33, 113, 115]  # one row, none, two tiles
 CASES = [
     *((2, 1, 10, rotates, window, torch.float32) for rotates in (False, True) for window in (0, 1, 16, 70)),
+    (1, 1, 16, True, 2**31 - 1, torch.float32),  # the largest window there is
     *((3, 1, 64, True, window, dtype) for window in (0, 16) for dtype in DTYPES),
     (4, 4, 24, False, 0, torch.float16),
 ]
@@ -99,7 +101,9 @@ def test_a_sequence_has_the_same_bits_alone_and_beside_poison(window: int) -> No
     alone = qkv[160:230].clone().requires_grad_()
     with use_backend("triton"):
         out = packed_attention(beside, offset, cos=angle.cos(), sin=angle.sin(), **shape)
-        out.backward(dout)
+        poisoned = dout.clone()
+        poisoned[:160], poisoned[230:] = float("nan"), float("nan")
+        out.backward(poisoned)
         turn = angle[160:230]
         only = packed_attention(
             alone, torch.tensor([0, 70], dtype=torch.int32), cos=turn.cos(), sin=turn.sin(), **shape
@@ -107,6 +111,17 @@ def test_a_sequence_has_the_same_bits_alone_and_beside_poison(window: int) -> No
         only.backward(dout[160:230])
     assert_same_bits(out[160:230], only)
     assert_same_bits(beside.grad[160:230], alone.grad)
+
+
+def test_rows_may_be_strided() -> None:
+    qkv, dout, offset = random(20, 4 * 16), random(20, 2 * 16, seed=5), torch.tensor([0, 20], dtype=torch.int32)
+    outs = []
+    for x, dy in ((qkv, dout), (strided(qkv), strided(dout))):
+        outs.append(torch.full((20, 4 * 16), float("nan")))
+        packed_attention_backward(dy, x, offset, outs[-1], num_heads=2, num_kv_heads=1, window=0, max_len=20)
+    assert_same_bits(*outs)
+    with use_backend("triton"), pytest.raises(BackendUnavailableError, match="heads of up to 1024 bytes; got 2048"):
+        packed_attention(random(2, 3 * 512), offset[:1], num_heads=1, num_kv_heads=1)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

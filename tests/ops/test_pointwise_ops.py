@@ -50,6 +50,7 @@ def test_silu_mul_at_the_ends(isa: str) -> None:
     far = torch.tensor([[-3e38, -1e37, -float("inf"), 1.0, 1.0, 1.0]])
     assert silu_mul(far).tolist() == [[0.0, 0.0, 0.0]]
     assert silu_mul(torch.full((1, 2), float("nan"))).isnan().all()
+    assert silu_mul(torch.zeros(1000, 0)).shape == (1000, 0)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -1,4 +1,4 @@
-"""A run on torch's kernels, as on a GPU, beside one on ours; and a device that is not there."""
+"""A run on torch's kernels beside one on ours; and a device that is not there."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def test_a_pass_may_hold_any_number_of_rows(tmp_path: Path) -> None:
     base = save_model(tmp_path / "base", MODELS["qwen3 biases"])
     losses = []
     for rows in (1, 90, 10_000):
-        options = tiny_options(batch_size=4, rows_per_pass=rows, dropout=0.2)
+        options = tiny_options(batch_size=4, rows_per_pass=rows, dropout=0.2, targets=ALL_TARGETS)
         trainer = make_trainer(base, make_adapters(base, options), random_examples(), options)
         losses.append([list(trainer.step().loss.values()) for _ in range(2)])
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)

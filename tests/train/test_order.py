@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lorid_engine.train.examples import Example
 from lorid_engine.train.micro_batch import MicroBatch, TrainingSequence, split_step
 from lorid_engine.train.order import ExampleOrder
 from tiny_training import random_examples
@@ -70,6 +71,32 @@ def test_a_pass_lays_rows_end_to_end() -> None:
         slots = torch.repeat_interleave(batch.plan.seg_slot.long(), batch.plan.seg_offset.diff().long())
         assert slots.tolist() == [s.slot for s in ordered for _ in range(s.example.rows)]
         assert len(set(batch.dropout_key.tolist())) == row
+        targets = torch.repeat_interleave(batch.target_plan.seg_slot.long(), batch.target_plan.seg_offset.diff().long())
+        assert targets.tolist() == batch.label_slot.tolist()
+
+
+def filled(rows: list[int], most: int) -> int:
+    """How many passes there are when one after another is filled, the longest sequences first."""
+    passes, left = 0, 0
+    for each in sorted(rows, reverse=True):
+        if passes == 0 or each > left:
+            passes, left = passes + 1, most
+        left -= each
+    return passes
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 60), max_size=30), st.integers(1, 200), st.integers(1, 4))
+def test_a_step_is_cut_into_few_passes_of_equal_size(rows: list[int], most: int, processes: int) -> None:
+    examples = [Example(n, n, np.zeros(count + 1, np.int32), 1) for n, count in enumerate(rows)]
+    passes = split_step([TrainingSequence(0, example, 0) for example in examples], most, processes)
+    assert sorted(sequence.example.index for each in passes for sequence in each) == list(range(len(rows)))
+    sizes = [sum(sequence.example.rows for sequence in each) for each in passes]
+    assert all(size <= most or len(each) == 1 for size, each in zip(sizes, passes, strict=True))
+    fewest = -(-filled(rows, most) // processes) * processes
+    assert len(passes) <= fewest
+    if max(sizes, default=0) > max(rows, default=0):  # else no pass could be smaller
+        assert filled(rows, max(sizes) - 1) > fewest
 
 
 def test_dropout_keys_are_those_of_the_sequence_and_position_alone() -> None:
