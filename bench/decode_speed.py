@@ -34,10 +34,10 @@ PROMPT, NEW, TARGETS = 128, 48, ["q_proj", "v_proj"]
 RANKS, BATCHES = (0, 16, 64, 512), (1, 2, 8, 32)
 
 
-def peft_model(folder: Path, rank: int) -> PeftModel:
+def peft_model(folder: Path, rank: int, targets: Sequence[str] = TARGETS) -> PeftModel:
     """The base with two random adapters, "ir" and "dr"."""
     base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=TARGETS, task_type="CAUSAL_LM")
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=list(targets), task_type="CAUSAL_LM")
     model = get_peft_model(base, config, adapter_name="ir")
     model.add_adapter("dr", config)
     torch.manual_seed(0)
@@ -47,27 +47,27 @@ def peft_model(folder: Path, rank: int) -> PeftModel:
     return model.to(torch.bfloat16).eval()
 
 
-def measure_peft(model: PeftModel, batch: int, runs: int) -> dict[str, float]:
-    """Medians of a decode step and of the prefill: generations of one token against those of 49."""
+def measure_peft(model: PeftModel, batch: int, runs: int, new: int = NEW) -> dict[str, float]:
+    """Medians of a decode step and of the prefill: generations of one token against those of 1 + new."""
     ids = torch.randint(0, model.config.vocab_size, (batch, PROMPT))
     names = ["ir" if row % 2 == 0 else "dr" for row in range(batch)]
 
-    def seconds(new: int, rows: int = batch) -> float:
+    def seconds(count: int, rows: int = batch) -> float:
         start = time.perf_counter()
         with torch.inference_mode():
             model.generate(
                 input_ids=ids[:rows],
                 attention_mask=torch.ones_like(ids[:rows]),
-                max_new_tokens=new,
-                min_new_tokens=new,
+                max_new_tokens=count,
+                min_new_tokens=count,
                 do_sample=False,
                 adapter_names=names[:rows],
             )
         return time.perf_counter() - start
 
     seconds(2, rows=2)  # warms up
-    pairs = [(seconds(1), seconds(1 + NEW)) for _ in range(runs)]
-    step = statistics.median((long - short) / NEW for short, long in pairs)
+    pairs = [(seconds(1), seconds(1 + new)) for _ in range(runs)]
+    step = statistics.median((long - short) / new for short, long in pairs)
     prefill = statistics.median(short for short, _ in pairs)
     return {"ms_per_step": 1e3 * step, "tok_s": batch / step, "prefill_tok_s": batch * PROMPT / prefill}
 

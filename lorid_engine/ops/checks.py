@@ -53,6 +53,12 @@ def expect_device_or_host(tensor: torch.Tensor, **others: torch.Tensor) -> None:
     expect_device(tensor, **{name: other for name, other in others.items() if other.device.type != "cpu"})
 
 
+def can_read(tensor: torch.Tensor) -> bool:
+    """Whether values may be looked at: a GPU would be waited for, and while torch.compile traces there are none. The op itself
+    looks when it runs."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None:
     """Raises unless rank_offset is an exclusive prefix sum over num_ranks rows with no rank above max_rank."""
     expect_shape("rank_offset", rank_offset, None)
@@ -60,8 +66,8 @@ def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None
     expect_contiguous("rank_offset", rank_offset)
     if rank_offset.numel() == 0:
         raise ShapeError("rank_offset must have N + 1 entries; got none")
-    if rank_offset.device.type != "cpu":
-        return  # reading it would wait for the device
+    if not can_read(rank_offset):
+        return
     if rank_offset[0] != 0 or rank_offset[-1] != num_ranks:
         raise ShapeError(
             f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}"
@@ -90,7 +96,7 @@ def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot
     for name, tensor in (("seg_offset", seg_offset), ("seg_slot", seg_slot)):
         expect_dtype(name, tensor, torch.int32)
         expect_contiguous(name, tensor)
-    if seg_slot.device.type != "cpu":
+    if not can_read(seg_slot):
         return
     check_offsets("seg_offset", seg_offset, num_rows)
     if seg_slot.numel() and not (int(seg_slot.min()) >= -1 and int(seg_slot.max()) < num_slots):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.ops.checks import check_plan, expect_device
+from lorid_engine.ops.checks import can_read, check_plan, expect_device
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class SegmentPlan:
         if self.seg_offset.numel() == 0:
             raise ShapeError("seg_offset must have S + 1 entries; got none")
         expect_device(self.seg_offset, seg_slot=self.seg_slot)
-        last = int(self.seg_offset[-1]) if self.seg_offset.device.type == "cpu" else 0
+        last = int(self.seg_offset[-1]) if can_read(self.seg_offset) else 0
         check_plan(last, 2**31, self.seg_offset, self.seg_slot)
 
     @classmethod
