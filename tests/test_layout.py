@@ -16,7 +16,20 @@ import lorid_engine
 
 PACKAGE = Path(lorid_engine.__file__).parent
 ROOT = PACKAGE.parent
-LAYERS = ["_C", "ops", "modules", "integrations", "model", "engine", "solver", "train", "teach", "evaluation", "benchmark", "cli"]
+LAYERS = [
+    "_C",
+    "ops",
+    "modules",
+    "integrations",
+    "model",
+    "engine",
+    "solver",
+    "train",
+    "teach",
+    "evaluation",
+    "benchmark",
+    "cli",
+]
 LEAVES = {"errors", "env", "plots", "tensor_files"}
 
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import random
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -161,13 +162,13 @@ def plan(options: argparse.Namespace, base: Path, files: Files, settings: Traini
         report = trainer.step()
         seconds.append(report.seconds)
         tokens += report.tokens
-    step = sum(seconds) / len(seconds)
+    step = statistics.median(seconds)  # some of the first are slow: a GPU's libraries meet new shapes
     left = options.minutes * 60 - (time.monotonic() - begun) - reading - loading - RESERVED_SECONDS
     # An evaluation is a forward pass alone, a third of a step's work.
     epoch = per_epoch * step + len(files.held_out) / settings.batch_size * step / 3
     tenths = min(int(FRACTION * SAFETY * left / epoch), FRACTION * settings.epochs)
     steps = per_epoch * tenths // FRACTION
-    said = f"{tokens / sum(seconds):.0f} tokens/s, {step:.3f} s a step, {per_epoch} steps an epoch"
+    said = f"{tokens / len(seconds) / step:.0f} tokens/s, {step:.3f} s a step, {per_epoch} steps an epoch"
     if steps < 1:
         raise DataError(f"{said}: {options.minutes:g} minutes are too few for a tenth of an epoch; give more --minutes")
     print(f"{said}; {left:.0f} s are left: {steps} steps, {tenths / FRACTION:g} epochs", file=sys.stderr, flush=True)

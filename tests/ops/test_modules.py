@@ -124,7 +124,7 @@ def test_bad_input() -> None:
     net.plan.set([0] * 3)
     with pytest.raises(ShapeError, match="seg_offset must rise from 0 to T = 4"):
         net(x_of())
-    with pytest.raises(ShapeError, match="weight must be torch.bfloat16; got torch.float32"):
+    with pytest.raises(ShapeError, match=r"weight must be torch\.bfloat16; got torch\.float32"):
         net.up(x_of().bfloat16())
     for sizes in ((0, 4), (4, 0)):
         with pytest.raises(ShapeError, match="must be at least 1"):
