@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
 from lorid_engine.errors import ShapeError
@@ -68,19 +70,19 @@ def check_bank(rank_offset: torch.Tensor, num_ranks: int, max_rank: int) -> None
         raise ShapeError("rank_offset must have N + 1 entries; got none")
     if not can_read(rank_offset):
         return
-    if rank_offset[0] != 0 or rank_offset[-1] != num_ranks:
-        raise ShapeError(
-            f"rank_offset must go from 0 to {num_ranks}; got {int(rank_offset[0])} to {int(rank_offset[-1])}"
-        )
-    ranks = rank_offset.long().diff()
-    if ranks.numel() and (int(ranks.min()) < 0 or int(ranks.max()) > max_rank):
-        raise ShapeError(f"rank_offset must give ranks from 0 to max_rank = {max_rank}; got {ranks.tolist()}")
+    offsets = rank_offset.tolist()  # one call: each of torch's own would take longer than all of Python's comparisons
+    if offsets[0] != 0 or offsets[-1] != num_ranks:
+        raise ShapeError(f"rank_offset must go from 0 to {num_ranks}; got {offsets[0]} to {offsets[-1]}")
+    ranks = [end - begin for begin, end in itertools.pairwise(offsets)]
+    if ranks and (min(ranks) < 0 or max(ranks) > max_rank):
+        raise ShapeError(f"rank_offset must give ranks from 0 to max_rank = {max_rank}; got {ranks}")
 
 
 def check_offsets(name: str, offset: torch.Tensor, num_rows: int) -> None:
     """Raises unless an exclusive prefix sum never falls and goes from 0 to the number of rows."""
-    if int(offset[0]) != 0 or int(offset[-1]) != num_rows or bool((offset[1:] < offset[:-1]).any()):
-        raise ShapeError(f"{name} must rise from 0 to T = {num_rows}; got {offset.tolist()}")
+    rows = offset.tolist()
+    if rows[0] != 0 or rows[-1] != num_rows or rows != sorted(rows):
+        raise ShapeError(f"{name} must rise from 0 to T = {num_rows}; got {rows}")
 
 
 def expect_apart(name: str, tensor: torch.Tensor) -> None:
@@ -99,5 +101,6 @@ def check_plan(num_rows: int, num_slots: int, seg_offset: torch.Tensor, seg_slot
     if not can_read(seg_slot):
         return
     check_offsets("seg_offset", seg_offset, num_rows)
-    if seg_slot.numel() and not (int(seg_slot.min()) >= -1 and int(seg_slot.max()) < num_slots):
-        raise ShapeError(f"seg_slot must be -1 or a slot from 0 to {num_slots - 1}; got {seg_slot.tolist()}")
+    slots = seg_slot.tolist()
+    if slots and not (min(slots) >= -1 and max(slots) < num_slots):
+        raise ShapeError(f"seg_slot must be -1 or a slot from 0 to {num_slots - 1}; got {slots}")
