@@ -101,8 +101,8 @@ inline void LoadColumn(const SequenceHeads& of, int64_t column, bool rotates, fl
   }
 }
 
-// sum[m][c] (+)= sum over k of x[m][k] w[k][c] for columns [begin, end) of panels that have `height` rows, of which k are
-// taken from `first` on.
+// sum[m][c] (+)= sum over k of x[m][k] w[k][c] for columns [begin, end) of panels that have `height` rows, of which k
+// are taken from `first` on.
 inline void MultiplyPanels(const float* x, int64_t x_stride, int rows, const float* w, int height, int first, int k,
                            int begin, int end, float* sum, int64_t sum_stride) {
   for (int c = begin; c < end; c += kPanelCols)
@@ -228,7 +228,8 @@ inline void TrainBackward(const TrainingAttentionTile& tile) {
       for (int j = begin; j < end; j += kLanes)
         Store(gradient + j, Mul(Mul(Load(probability + j), Sub(Load(gradient + j), mean)), scale));
     }
-    MultiplyPanels(dp + begin, of.padded_length, rows, keys, of.padded_length, begin, seen, 0, of.padded, dq, of.padded);
+    MultiplyPanels(dp + begin, of.padded_length, rows, keys, of.padded_length, begin, seen, 0, of.padded, dq,
+                   of.padded);
     for (int n = 0; n < rows; n++)
       StoreHead(of, dq + static_cast<int64_t>(n) * of.padded, position + n / of.heads, true,
                 static_cast<T*>(tile.dqkv) + (of.row + position + n / of.heads) * tile.dqkv_stride +
