@@ -107,6 +107,36 @@ def _store_head_rows(ptr, stride_t, t, column, there, values, HEAD_DIM: tl.const
 
 
 @triton.jit
+def _keys_and_values(
+    qkv_ptr,
+    qkv_stride_t,
+    begin,
+    length,
+    j,
+    g,
+    num_heads,
+    num_kv_heads,
+    HEAD_DIM: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Positions j of a sequence that begins at a row, for one key-value head: two tiles [N, BLOCK_D]."""
+    s = begin.to(tl.int64) + j
+    k_column, v_column = (num_heads + g) * HEAD_DIM, (num_heads + num_kv_heads + g) * HEAD_DIM
+    k = _head_rows(qkv_ptr, qkv_stride_t, s, k_column, j < length, HEAD_DIM, BLOCK_D)
+    v = _head_rows(qkv_ptr, qkv_stride_t, s, v_column, j < length, HEAD_DIM, BLOCK_D)
+    return k, v
+
+
+@triton.jit
+def _first_key(first, window, WINDOWED: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Where the tile of keys begins that is the first which queries from `first` on see."""
+    low = 0
+    if WINDOWED:
+        low = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
+    return low
+
+
+@triton.jit
 def _sees(i, j, length, window, WINDOWED: tl.constexpr):
     """Which keys j [N] the queries i [M] see."""
     sees = (j[None, :] <= i[:, None]) & (j < length)[None, :]
@@ -151,15 +181,11 @@ def _forward_kernel(
         )  # finite: a tile of which a row sees nothing is forgotten by the next
         total = tl.zeros([BLOCK_M], tl.float32)
         acc = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        low = 0
-        if WINDOWED:
-            low = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
-        for start in range(low, tl.minimum(first + BLOCK_M, length), BLOCK_N):
+        for start in range(_first_key(first, window, WINDOWED, BLOCK_N), tl.minimum(first + BLOCK_M, length), BLOCK_N):
             j = start + tl.arange(0, BLOCK_N)
-            s = begin.to(tl.int64) + j
-            k = _head_rows(qkv_ptr, qkv_stride_t, s, (num_heads + g) * HEAD_DIM, j < length, HEAD_DIM, BLOCK_D)
-            v_column = (num_heads + num_kv_heads + g) * HEAD_DIM
-            v = _head_rows(qkv_ptr, qkv_stride_t, s, v_column, j < length, HEAD_DIM, BLOCK_D)
+            k, v = _keys_and_values(
+                qkv_ptr, qkv_stride_t, begin, length, j, g, num_heads, num_kv_heads, HEAD_DIM, BLOCK_D
+            )
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
             scores = tl.where(_sees(i, j, length, window, WINDOWED), scores, -1e30)
             higher = tl.maximum(highest, tl.max(scores, axis=1))
@@ -215,15 +241,11 @@ def _query_gradient_kernel(
         log_sum = tl.load(log_sum_ptr + place, mask=i < length, other=0.0)[:, None]
         dot = tl.load(dot_ptr + place, mask=i < length, other=0.0)[:, None]
         dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
-        low = 0
-        if WINDOWED:
-            low = tl.maximum(first - window + 1, 0) // BLOCK_N * BLOCK_N
-        for start in range(low, tl.minimum(first + BLOCK_M, length), BLOCK_N):
+        for start in range(_first_key(first, window, WINDOWED, BLOCK_N), tl.minimum(first + BLOCK_M, length), BLOCK_N):
             j = start + tl.arange(0, BLOCK_N)
-            s = begin.to(tl.int64) + j
-            k = _head_rows(qkv_ptr, qkv_stride_t, s, (num_heads + g) * HEAD_DIM, j < length, HEAD_DIM, BLOCK_D)
-            v_column = (num_heads + num_kv_heads + g) * HEAD_DIM
-            v = _head_rows(qkv_ptr, qkv_stride_t, s, v_column, j < length, HEAD_DIM, BLOCK_D)
+            k, v = _keys_and_values(
+                qkv_ptr, qkv_stride_t, begin, length, j, g, num_heads, num_kv_heads, HEAD_DIM, BLOCK_D
+            )
             scores = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
             weight = tl.where(_sees(i, j, length, window, WINDOWED), tl.exp2(scores - log_sum), 0.0)
             dweight = tl.dot(dout, tl.trans(v), input_precision="ieee")
@@ -263,8 +285,7 @@ def _key_value_gradient_kernel(
         j = first + tl.arange(0, BLOCK_N)
         s = begin.to(tl.int64) + j
         k_column, v_column = (num_heads + g) * HEAD_DIM, (num_heads + num_kv_heads + g) * HEAD_DIM
-        k = _head_rows(qkv_ptr, qkv_stride_t, s, k_column, j < length, HEAD_DIM, BLOCK_D)
-        v = _head_rows(qkv_ptr, qkv_stride_t, s, v_column, j < length, HEAD_DIM, BLOCK_D)
+        k, v = _keys_and_values(qkv_ptr, qkv_stride_t, begin, length, j, g, num_heads, num_kv_heads, HEAD_DIM, BLOCK_D)
         dk = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         dv = tl.zeros([BLOCK_N, BLOCK_D], tl.float32)
         group = num_heads // num_kv_heads
