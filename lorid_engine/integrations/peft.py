@@ -142,6 +142,8 @@ class _FastForward:
             return type(layer).forward(layer, x, *args, **kwargs)
         layer._check_forward_args(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
+        if rows.stride(1) != 1:  # torch's own linear takes such rows, too
+            rows = rows.contiguous()
         trains = torch.is_grad_enabled() and (rows.requires_grad or any(p.requires_grad for p in self._matrices()))
         plan = self._plan_of(names, rows, trains)
         y = lora_linear(rows, self._weight_of(trains), self._bank_of(x.dtype, trains), plan, self._dropout(names, rows))

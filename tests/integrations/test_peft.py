@@ -73,6 +73,17 @@ def test_rows_keep_their_bits_in_any_company() -> None:
     assert mixed.isfinite().all()
 
 
+@torch.no_grad()
+def test_strided_inputs() -> None:
+    layer = make_model().base_model.model.model.layers[0].self_attn.q_proj
+    x = torch.randn(32, 6, generator=torch.Generator().manual_seed(2)).t()
+    expected = layer(x, adapter_names=["one", "two"] * 3)
+    model = make_model()
+    accelerate(model)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    assert_close(layer(x, adapter_names=["one", "two"] * 3), expected, 1e-5)
+
+
 def gradients(model: PeftModel, **named: object) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss = (model(tokens(), **named).logits.float() ** 2).mean()
