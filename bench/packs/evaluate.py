@@ -192,12 +192,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is left; returns the exit status."""
     options = parse(arguments)
-    options.work.mkdir(parents=True, exist_ok=True)
     if options.minutes:
         timer = threading.Timer(60 * options.minutes, signal.raise_signal, [signal.SIGINT])
         timer.daemon = True
         timer.start()
     try:
+        options.work.mkdir(parents=True, exist_ok=True)
         for name in (SHOWN, *(SETS[name] for name in options.sets)):
             if not (options.data / name).is_file():
                 raise DataError(f"there is no {options.data / name}; --data names the folder of gsm8k/ and mawps/")
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
         return 130
-    except LoridError as error:
+    except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
     return 0
