@@ -11,11 +11,12 @@ CXX ?= c++
 CXXFLAGS_TEST ?= -O2
 CROSS ?= aarch64-linux-gnu
 
-.PHONY: help solve test lint format bench bench-gpu bench-ops peers cpp-test sanitize neon-test clean
+.PHONY: help solve test test-vllm lint format bench bench-gpu bench-ops peers cpp-test sanitize neon-test clean
 
 help:
 	@echo 'make solve      set up .venv, fetch the default base and solve a question: QUESTION="..."'
 	@echo 'make test       set up .venv and run every test'
+	@echo 'make test-vllm  vLLM with our plugin, in an environment of its own: tests, then an hour of measurements: BENCH_ARGS="--ranks 16"'
 	@echo 'make lint       ruff, clang-format, mypy;   make format  rewrites what they would'
 	@echo 'make sanitize   C++ tests with the address and undefined-behaviour sanitizers'
 	@echo 'make neon-test  C++ tests cross-compiled for AArch64, run by qemu-user'
@@ -49,6 +50,14 @@ solve: $(VENV)/installed
 
 test: $(VENV)/installed-test cpp-test
 	$(BIN)/python -m pytest -q
+
+test-vllm: $(VENV)/installed-test
+	@$(PYTHON) bench/peers/install.py vllm --pip-args="$(PIP_ARGS)"
+	build/peers/vllm/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall .
+	build/peers/vllm/bin/python -m pip install --quiet --disable-pip-version-check pytest
+	build/peers/vllm/bin/pytest -q tests/integrations/test_vllm.py
+	@mkdir -p build/bench
+	$(BIN)/python bench/vllm_lora.py --out build/bench/vllm-lora $(BENCH_ARGS)
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

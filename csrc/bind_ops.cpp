@@ -1,5 +1,7 @@
 // Bindings of single ops, over plain addresses; lorid_engine.ops checks shapes and dtypes before it calls them.
+#include <algorithm>
 #include <memory>
+#include <vector>
 
 #include "bindings.h"
 #include "dispatch.h"
@@ -11,7 +13,7 @@ namespace {
 
 void RunOne(Phase& phase, int threads) {
   const py::gil_scoped_release release;
-  RunPhases({&phase}, threads);
+  RunPhasesOnHost({&phase}, threads);
 }
 
 void PackLinear(DType dtype, Address weight, int64_t weight_stride, int32_t out_features, int32_t in_features,
@@ -35,25 +37,31 @@ struct SegmentAddresses {
 // bf16 activations as the kernels in use take them.
 class Activations {
  public:
-  Activations(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features, int threads)
+  Activations(DType dtype, Address x, int64_t x_stride, int32_t rows, int32_t features)
       : data_(At<void>(x)), stride_(x_stride) {
     if (dtype != DType::kBf16 || ActiveKernels().activations == DType::kBf16) return;
     wide_.reset(new float[static_cast<size_t>(rows) * features]);
-    WidenPhase phase;
-    phase.x = At<const uint16_t>(x);
-    phase.x_stride = x_stride;
-    phase.rows = rows;
-    phase.features = features;
-    phase.y = wide_.get();
-    RunOne(phase, threads);
+    widen_.x = At<const uint16_t>(x);
+    widen_.x_stride = x_stride;
+    widen_.rows = rows;
+    widen_.features = features;
+    widen_.y = wide_.get();
     data_ = wide_.get();
     stride_ = features;
   }
   const void* data() const { return data_; }
   int64_t stride() const { return stride_; }
 
+  // Makes them, then runs what reads them.
+  void RunBefore(Phase& phase, int threads) {
+    if (wide_ == nullptr) return RunOne(phase, threads);
+    const py::gil_scoped_release release;
+    RunPhasesOnHost({&widen_, &phase}, threads);
+  }
+
  private:
   std::unique_ptr<float[]> wide_;
+  WidenPhase widen_;
   const void* data_;
   int64_t stride_;
 };
@@ -78,7 +86,7 @@ std::vector<LoraShare> BankShares(DType dtype, Address a, Address b_t, Address r
 
 void LoraShrink(DType dtype, Address x, int64_t x_stride, int32_t in_features, Address a, Address rank_offset,
                 int32_t num_slots, const SegmentAddresses& plan, Address shrunk, int64_t shrunk_stride, int threads) {
-  const Activations activations(dtype, x, x_stride, plan.rows, in_features, threads);
+  Activations activations(dtype, x, x_stride, plan.rows, in_features);
   const std::vector<LoraShare> shares = BankShares(dtype, a, 0, rank_offset, 0, num_slots, in_features, 0);
   const std::vector<LoraTarget> targets = {{shares.data(), At<float>(shrunk), shrunk_stride, 0, 0}};
   const Segments segments = plan.Get();
@@ -89,14 +97,14 @@ void LoraShrink(DType dtype, Address x, int64_t x_stride, int32_t in_features, A
   phase.in_features = in_features;
   phase.targets = &targets;
   phase.segments = &segments;
-  RunOne(phase, threads);
+  activations.RunBefore(phase, threads);
 }
 
 // y = W x + bias + scale B (A x).
 void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, int32_t out_features, Address weight,
                 Address bias, Address a, Address b_t, Address rank_offset, Address scale, int32_t num_slots,
                 int32_t max_rank, const SegmentAddresses& plan, Address y, int64_t y_stride, int threads) {
-  const Activations activations(dtype, x, x_stride, plan.rows, in_features, threads);
+  Activations activations(dtype, x, x_stride, plan.rows, in_features);
   const std::vector<LoraShare> shares =
       BankShares(dtype, a, b_t, rank_offset, scale, num_slots, in_features, out_features);
   const std::unique_ptr<float[]> shrunk(new float[static_cast<size_t>(plan.rows) * max_rank]);
@@ -114,7 +122,7 @@ void LoraLinear(DType dtype, Address x, int64_t x_stride, int32_t in_features, i
   phase.tile.y_stride = y_stride;
   phase.targets = &targets;
   phase.segments = &segments;
-  RunOne(phase, threads);
+  activations.RunBefore(phase, threads);
 }
 
 // y += scale B shrunk.
@@ -133,6 +141,52 @@ void LoraExpand(DType dtype, Address b_t, Address rank_offset, Address scale, in
   phase.shrunk = true;
   phase.segments = &segments;
   RunOne(phase, threads);
+}
+
+// One module's bank, and the first of its columns in y.
+struct ModuleAddresses {
+  Address a, b_t, rank_offset, scale;
+  int32_t num_slots, max_rank, col_begin, columns;
+};
+
+// Threads that so many multiplications keep busy for longer than waking them takes.
+int ThreadsFor(int64_t products, int threads) {
+  constexpr int64_t kLeastProducts = 1 << 15;
+  return static_cast<int>(std::clamp<int64_t>(products / kLeastProducts, 1, threads));
+}
+
+// y += scale B (A x), for modules that read the same x.
+void LoraAdd(DType dtype, Address x, int64_t x_stride, int32_t in_features, const std::vector<ModuleAddresses>& modules,
+             const SegmentAddresses& plan, Address y, int64_t y_stride, int32_t out_features, int threads) {
+  const Segments segments = plan.Get();
+  std::vector<std::vector<LoraShare>> shares;
+  std::vector<std::unique_ptr<float[]>> shrunk;
+  std::vector<LoraTarget> targets;
+  int64_t products = 0;
+  for (const ModuleAddresses& module : modules) {
+    shares.push_back(BankShares(dtype, module.a, module.b_t, module.rank_offset, module.scale, module.num_slots,
+                                in_features, module.columns));
+    shrunk.emplace_back(new float[static_cast<size_t>(plan.rows) * module.max_rank]);
+    targets.push_back({shares.back().data(), shrunk.back().get(), module.max_rank, module.col_begin,
+                       module.col_begin + module.columns});
+    for (int32_t s = 0; s < segments.count; s++)
+      if (segments.slot[s] >= 0)
+        products += static_cast<int64_t>(segments.offset[s + 1] - segments.offset[s]) *
+                    shares.back()[segments.slot[s]].rank * (in_features + module.columns);
+  }
+  if (products == 0) return;
+  Activations activations(dtype, x, x_stride, plan.rows, in_features);
+  LinearPhase phase;
+  phase.tile.dtype = phase.tile.out_dtype = dtype;
+  phase.tile.x = activations.data();
+  phase.tile.x_stride = activations.stride();
+  phase.tile.in_features = in_features;
+  phase.tile.out_features = out_features;
+  phase.tile.y = At<void>(y);
+  phase.tile.y_stride = y_stride;
+  phase.targets = &targets;
+  phase.segments = &segments;
+  activations.RunBefore(phase, ThreadsFor(products, threads));
 }
 
 void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, int32_t rows, int32_t features,
@@ -344,6 +398,15 @@ void BindOps(py::module_& m) {
         "y_stride"_a, "threads"_a);
   m.def("lora_expand", &LoraExpand, py::kw_only(), "dtype"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "num_slots"_a,
         "shrunk"_a, "shrunk_stride"_a, "plan"_a, "y"_a, "y_stride"_a, "out_features"_a, "threads"_a);
+  py::class_<ModuleAddresses>(m, "LoraModule")
+      .def(py::init([](Address a, Address b_t, Address rank_offset, Address scale, int32_t num_slots, int32_t max_rank,
+                       int32_t col_begin, int32_t columns) {
+             return ModuleAddresses{a, b_t, rank_offset, scale, num_slots, max_rank, col_begin, columns};
+           }),
+           py::kw_only(), "a"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "num_slots"_a, "max_rank"_a, "col_begin"_a,
+           "columns"_a);
+  m.def("lora_add", &LoraAdd, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "modules"_a, "plan"_a,
+        "y"_a, "y_stride"_a, "out_features"_a, "threads"_a);
   m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a,
         "features"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,

@@ -20,6 +20,17 @@ PYBIND11_MODULE(_C, m) {
   m.def("active_isa", [] { return std::string(lorid::ActiveKernels().name); });
   m.def("available_cores", &lorid::AvailableCores);
   m.def(
+      "set_host_threads",
+      [](lorid::Address parallel, lorid::Address thread_num, lorid::Address max_threads) {
+        lorid::HostThreads host;
+        host.parallel = reinterpret_cast<decltype(host.parallel)>(parallel);
+        host.thread_num = reinterpret_cast<decltype(host.thread_num)>(thread_num);
+        host.max_threads = reinterpret_cast<decltype(host.max_threads)>(max_threads);
+        lorid::SetHostThreads(host);
+      },
+      py::kw_only(), py::arg("parallel"), py::arg("thread_num"), py::arg("max_threads"));
+  m.def("max_host_threads", &lorid::MaxHostThreads);
+  m.def(
       "measure_machine",
       [](int threads) {
         lorid::MachineLimits limits;

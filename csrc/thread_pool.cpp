@@ -75,9 +75,13 @@ class BlockedSignals {
 
 class ThreadPool {
  public:
+  ThreadPool() = default;
+  explicit ThreadPool(const HostThreads& host) : host_(host) {}
+
   void Run(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
     const std::lock_guard<std::mutex> turn(run_mutex_);
-    threads = Grow(std::max(1, std::min(threads, kMaxThreads)));
+    threads = std::max(1, std::min(threads, kMaxThreads));
+    if (host_.parallel == nullptr) threads = Grow(threads);
     items_.clear();
     phases_.clear();
     for (Phase* phase : phases) {
@@ -96,7 +100,11 @@ class ThreadPool {
     finished_.resize(timed_ ? phases_.size() : 0);
     auto before = Clock::now();
     Publish(0);
-    Work(0);
+    if (host_.parallel != nullptr && threads > 1) {
+      host_.parallel(&ThreadPool::WorkForHost, this, static_cast<unsigned>(threads), 0);
+    } else {
+      Work(0);
+    }
     for (size_t i = 0, place = 0; timed_ && i < phases.size(); i++) {
       if (place == phases_.size() || phases[i] != phases_[place]) continue;  // it had no items
       (*seconds)[i] += std::chrono::duration<double>(finished_[place] - before).count();
@@ -164,6 +172,12 @@ class ThreadPool {
     }
   }
 
+  static void WorkForHost(void* self) {
+    const DefaultFloats floats;
+    auto* pool = static_cast<ThreadPool*>(self);
+    pool->Work(pool->host_.thread_num());
+  }
+
   void WorkForever(int thread) {
     const DefaultFloats floats;
     while (true) {
@@ -196,6 +210,7 @@ class ThreadPool {
     return ticket_.load();
   }
 
+  const HostThreads host_;  // none: the pool has threads of its own
   std::mutex run_mutex_;
   std::vector<Phase*> phases_;
   std::vector<int64_t> items_;
@@ -212,26 +227,46 @@ class ThreadPool {
 };
 
 std::mutex pool_mutex;
-ThreadPool* pool = nullptr;  // never destroyed: its threads may outlive main
+ThreadPool* pool = nullptr;       // never destroyed: its threads may outlive main
+ThreadPool* host_pool = nullptr;  // likewise
+HostThreads host_threads;
 
 // A child of fork has none of the threads and perhaps a locked mutex: it starts over with a pool of its own.
 void ForgetPool() {
-  pool = nullptr;
+  pool = host_pool = nullptr;
+  host_threads = {};
   new (&pool_mutex) std::mutex;
 }
 
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, ForgetPool);
 
-ThreadPool& Pool() {
+ThreadPool& Pool(bool on_host) {
   const std::lock_guard<std::mutex> lock(pool_mutex);
+  if (on_host && host_threads.parallel != nullptr) {
+    if (host_pool == nullptr) host_pool = new ThreadPool(host_threads);
+    return *host_pool;
+  }
   if (pool == nullptr) pool = new ThreadPool;
   return *pool;
 }
 
 }  // namespace
 
+void SetHostThreads(const HostThreads& host) {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  host_threads = host;
+  host_pool = nullptr;  // another call may be under way on the old one
+}
+
+int MaxHostThreads() {
+  const std::lock_guard<std::mutex> lock(pool_mutex);
+  return host_threads.max_threads != nullptr ? host_threads.max_threads() : 0;
+}
+
+void RunPhasesOnHost(const std::vector<Phase*>& phases, int threads) { Pool(true).Run(phases, threads, nullptr); }
+
 void RunPhases(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
-  Pool().Run(phases, threads, seconds);
+  Pool(false).Run(phases, threads, seconds);
 }
 
 void SpinPause() {

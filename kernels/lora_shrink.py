@@ -249,15 +249,24 @@ def add_parts(
 
 def shrink_for_linear(x: torch.Tensor, adapters: Adapters, segments: Segments) -> torch.Tensor:
     """A x of every row as lora_linear wants it: parts for few rows of low rank, else [T, M width], summed and scaled."""
+    if adapters.width == BLOCK_R and x.shape[0] <= MOST_ROWS_OF_PARTS:
+        return _shrink_in_parts(x, adapters, segments)
+    return shrink_summed(x, adapters, segments)
+
+
+def shrink_summed(x: torch.Tensor, adapters: Adapters, segments: Segments) -> torch.Tensor:
+    """A x of every row [T, M width] in x's dtype, summed and scaled, as lora_expand wants it."""
     rows, width = x.shape[0], adapters.modules * adapters.width
-    if rows > MOST_ROWS_IN_PARTS:
-        shrunk = x.new_empty(rows, width)
-        lora_shrink(x, adapters, segments, shrunk)
-        return shrunk
-    parts = x.new_empty(num_parts(x.shape[1]), rows, width, dtype=torch.float32)
-    lora_shrink(x, adapters, segments, parts)
-    if adapters.width == BLOCK_R and rows <= MOST_ROWS_OF_PARTS:
-        return parts
     shrunk = x.new_empty(rows, width)
-    add_parts(parts, adapters, segments, shrunk, scales=True)
+    if rows > MOST_ROWS_IN_PARTS:
+        lora_shrink(x, adapters, segments, shrunk)
+    else:
+        add_parts(_shrink_in_parts(x, adapters, segments), adapters, segments, shrunk, scales=True)
     return shrunk
+
+
+def _shrink_in_parts(x: torch.Tensor, adapters: Adapters, segments: Segments) -> torch.Tensor:
+    width = adapters.modules * adapters.width
+    parts = x.new_empty(num_parts(x.shape[1]), x.shape[0], width, dtype=torch.float32)
+    lora_shrink(x, adapters, segments, parts)
+    return parts

@@ -28,6 +28,11 @@ def backend() -> str | None:
     return os.environ.get("LORID_BACKEND") or None
 
 
+def vllm() -> bool:
+    """LORID_VLLM: 1 has vLLM add its adapters by our ops; anything else leaves vLLM as it is."""
+    return os.environ.get("LORID_VLLM") == "1"
+
+
 def cache_dir() -> Path:
     """LORID_CACHE, else XDG_CACHE_HOME/lorid-engine, else ~/.cache/lorid-engine: fetched and converted base models."""
     try:

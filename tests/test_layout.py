@@ -56,7 +56,7 @@ def test_imports_point_down(path: Path) -> None:
         assert imported <= allowed, f"{path.name} imports upward: {imported - allowed}"
 
 
-USES_KERNELS = ("ops", "model", "engine", "benchmark", "cli")
+USES_KERNELS = ("ops", "integrations", "model", "engine", "benchmark", "cli")
 
 
 def test_kernels_know_nothing_of_the_package_and_few_layers_know_them() -> None:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -50,11 +50,12 @@ class Ours:
 
 @dataclass(frozen=True)
 class Peer:
-    """A peer: its name, and its job but for the cells."""
+    """A peer: its name, its job but for the cells, and variables of its environment besides ours."""
 
     name: str
     job: Job
     limit_s: float
+    environment: dict[str, str] = field(default_factory=dict)
 
     def run(self, rank: int, rows: Sequence[int]) -> Iterator[Answer]:
         """As Ours.run. A cell past the limit is stopped with its process, and the rest go on in a new one."""
@@ -70,7 +71,7 @@ class Peer:
             path = Path(scratch, "job.json")
             path.write_text(json.dumps({**asdict(self.job), "cells": cells}), encoding="utf-8")
             command = [str(peer_python(self.name)), str(HERE / f"run_{self.name}.py"), str(path)]
-            with _process(command, errors) as process:
+            with _process(command, errors, self.environment) as process:
                 started = self._answer(process, START_S)
                 if "error" in started:
                     yield from [started] * len(rows)
@@ -122,10 +123,16 @@ def _lorid(arguments: Sequence[str], limit_s: float) -> Any:
 
 
 @contextlib.contextmanager
-def _process(command: Sequence[str], errors: IO[str]) -> Iterator[subprocess.Popen[bytes]]:
+def _process(command: Sequence[str], errors: IO[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that ends with the block, and its children with it."""
     process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0, start_new_session=True
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        bufsize=0,
+        start_new_session=True,
+        env=os.environ | environment,
     )
     try:
         yield process

@@ -140,29 +140,32 @@ inline void WaitForShrinks(const int32_t* left) {
   }
 }
 
-// Adds every low-rank adapter's share to the sums of rows [row_begin, row_end) and columns [col_begin, col_end).
+// Adds one module's shares to the sums of rows [row_begin, row_end) and columns [col_begin, col_end).
 template <typename T>
-inline void ExpandAll(const LinearTile& tile, int row_begin, int row_end, int col_begin, int col_end, float* sum) {
-  for (int t = 0; t < tile.num_targets; t++) {
-    const LoraTarget& target = tile.targets[t];
-    const int begin = static_cast<int>(Most(col_begin, target.col_begin));
-    const int end = static_cast<int>(Least(col_end, target.col_end));
-    for (int s = 0; begin < end && s < tile.num_segments; s++) {
-      const int slot = tile.seg_slot[s];
-      const int64_t first = Most(row_begin, tile.seg_offset[s]), last = Least(row_end, tile.seg_offset[s + 1]);
-      if (slot < 0 || first >= last || target.shares[slot].rank == 0) continue;
-      WaitForShrinks(tile.shrinks_left);
-      const LoraShare& share = target.shares[slot];
-      for (int c = begin, next; c < end; c = next) {
-        const int column = c - target.col_begin;  // in the module: its blocks need not be those of the fused product
-        next = static_cast<int>(Least(end, c + kBlockCols - column % kBlockCols));
-        const T* b = static_cast<const T*>(share.b) + column / kBlockCols * share.b_block_stride + column % kBlockCols;
-        ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, share.scale, b,
-                    share.b_rank_stride, share.rank, next - c,
-                    sum + (first - row_begin) * kBlockCols + (c - col_begin));
-      }
+inline void ExpandTarget(const LinearTile& tile, const LoraTarget& target, int row_begin, int row_end, int col_begin,
+                         int col_end, float* sum) {
+  const int begin = static_cast<int>(Most(col_begin, target.col_begin));
+  const int end = static_cast<int>(Least(col_end, target.col_end));
+  for (int s = 0; begin < end && s < tile.num_segments; s++) {
+    const int slot = tile.seg_slot[s];
+    const int64_t first = Most(row_begin, tile.seg_offset[s]), last = Least(row_end, tile.seg_offset[s + 1]);
+    if (slot < 0 || first >= last || target.shares[slot].rank == 0) continue;
+    WaitForShrinks(tile.shrinks_left);
+    const LoraShare& share = target.shares[slot];
+    for (int c = begin, next; c < end; c = next) {
+      const int column = c - target.col_begin;  // in the module: its blocks need not be those of the fused product
+      next = static_cast<int>(Least(end, c + kBlockCols - column % kBlockCols));
+      const T* b = static_cast<const T*>(share.b) + column / kBlockCols * share.b_block_stride + column % kBlockCols;
+      ExpandBlock(target.shrunk + first * target.shrunk_stride, target.shrunk_stride, last - first, share.scale, b,
+                  share.b_rank_stride, share.rank, next - c, sum + (first - row_begin) * kBlockCols + (c - col_begin));
     }
   }
+}
+
+template <typename T>
+inline void ExpandAll(const LinearTile& tile, int row_begin, int row_end, int col_begin, int col_end, float* sum) {
+  for (int t = 0; t < tile.num_targets; t++)
+    ExpandTarget<T>(tile, tile.targets[t], row_begin, row_end, col_begin, col_end, sum);
 }
 
 // sum[m][c] += bias[c]; columns past the last are left alone.
@@ -194,24 +197,22 @@ inline void WriteSums(const LinearTile& tile, const float* sum, int row_begin, i
   });
 }
 
-// Whether some target has ranks for a slot.
-inline bool HasRanks(const LinearTile& tile, int slot) {
-  for (int t = 0; slot >= 0 && t < tile.num_targets; t++)
-    if (tile.targets[t].shares[slot].rank > 0) return true;
-  return false;
-}
-
-// y += the adapters' shares; rows without an adapter are not touched, so that they keep their bits.
+// y += the adapters' shares; rows and columns without one are not touched, so that they keep their bits.
 template <typename T>
 inline void ExpandColumns(const LinearTile& tile, int col_begin, int columns, float* sum) {
-  for (int s = 0; s < tile.num_segments; s++) {
-    if (!HasRanks(tile, tile.seg_slot[s])) continue;
-    const int end = static_cast<int>(Least(tile.row_end, tile.seg_offset[s + 1]));
-    for (int row = static_cast<int>(Most(tile.row_begin, tile.seg_offset[s])); row < end; row += kRowsAtOnce) {
-      const int next = static_cast<int>(Least(row + kRowsAtOnce, end));
-      for (int i = 0; i < (next - row) * kBlockCols; i += kLanes) Store(sum + i, Zero());
-      ExpandAll<T>(tile, row, next, col_begin, col_begin + columns, sum);
-      WriteSums(tile, sum, row, next, col_begin, columns, true);
+  for (int t = 0; t < tile.num_targets; t++) {
+    const LoraTarget& target = tile.targets[t];
+    const int begin = static_cast<int>(Most(col_begin, target.col_begin));
+    const int column_end = static_cast<int>(Least(col_begin + columns, target.col_end));
+    for (int s = 0; begin < column_end && s < tile.num_segments; s++) {
+      if (tile.seg_slot[s] < 0 || target.shares[tile.seg_slot[s]].rank == 0) continue;
+      const int end = static_cast<int>(Least(tile.row_end, tile.seg_offset[s + 1]));
+      for (int row = static_cast<int>(Most(tile.row_begin, tile.seg_offset[s])); row < end; row += kRowsAtOnce) {
+        const int next = static_cast<int>(Least(row + kRowsAtOnce, end));
+        for (int i = 0; i < (next - row) * kBlockCols; i += kLanes) Store(sum + i, Zero());
+        ExpandTarget<T>(tile, target, row, next, begin, column_end, sum);
+        WriteSums(tile, sum, row, next, begin, column_end - begin, true);
+      }
     }
   }
 }

@@ -11,6 +11,7 @@ from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.asked import use_backend
 from lorid_engine.ops.dispatch import Op, report
 from lorid_engine.ops.embed import embed
+from lorid_engine.ops.lora_add import LoraAdd, lora_add
 from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
 from lorid_engine.ops.lora_expand import lora_expand
 from lorid_engine.ops.lora_linear import lora_fused_linear, lora_linear
@@ -26,11 +27,13 @@ from lorid_engine.ops.silu_mul import silu_mul
 
 __all__ = [
     "AdapterBank",
+    "LoraAdd",
     "LoraDropout",
     "Op",
     "PackedLinear",
     "SegmentPlan",
     "embed",
+    "lora_add",
     "lora_dropout",
     "lora_expand",
     "lora_fused_linear",

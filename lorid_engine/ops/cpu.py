@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import re
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -25,6 +28,7 @@ def _load() -> ModuleType | str:
             _C.set_isa(isa)
         except ValueError as error:
             raise ConfigError(f"LORID_ISA: {error}") from None
+    _share_threads_of_torch(_C)
     return _C
 
 
@@ -43,8 +47,41 @@ def extension() -> Any:
 
 
 def threads() -> int:
-    """How many threads an op uses: LORID_THREADS, or the cores that this process may run on."""
+    """How many threads the engine uses: LORID_THREADS, or the cores that this process may run on."""
     return env.threads() or extension().available_cores()
+
+
+def op_threads() -> int:
+    """How many threads a single op uses: LORID_THREADS, or as many as torch would, whose threads they are."""
+    return env.threads() or extension().max_host_threads() or extension().available_cores()
+
+
+def _share_threads_of_torch(loaded: ModuleType) -> None:
+    """Has single ops run on the threads of the OpenMP that torch computes with, if there is one: they spin for milliseconds
+    after each op of torch's, and threads of our own would share the cores with them."""
+    if (path := _openmp_of_torch()) is None:
+        return
+    library = ctypes.CDLL(path)
+    names = {"parallel": "GOMP_parallel", "thread_num": "omp_get_thread_num", "max_threads": "omp_get_max_threads"}
+    try:
+        places = {key: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for key, name in names.items()}
+    except AttributeError:  # a runtime without GNU's entry points
+        return
+    loaded.set_host_threads(**places)
+
+
+def _openmp_of_torch() -> str | None:
+    """The OpenMP runtime that is loaded; of several, the one beside torch."""
+    try:
+        lines = Path("/proc/self/maps").read_text().splitlines()
+    except OSError:
+        return None
+    paths = {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+    found = sorted(path for path in paths if re.match(r"lib(gomp|iomp5|omp)\b", Path(path).name))
+    if len(found) > 1:  # other packages bring copies of their own
+        own = Path(torch.__file__).resolve().parent
+        found = [path for path in found if {own, own.with_name("torch.libs")} & {*Path(path).resolve().parents}]
+    return found[0] if len(found) == 1 else None
 
 
 def why_not_tensors(*tensors: torch.Tensor) -> str | None:

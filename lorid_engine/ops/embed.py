@@ -50,7 +50,7 @@ def _cpu(token_ids, weight, vocabulary, features) -> torch.Tensor:
         rows=token_ids.shape[0],
         y=y.data_ptr(),
         y_stride=features,
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return y
 

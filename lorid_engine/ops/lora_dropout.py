@@ -131,7 +131,7 @@ def _cpu(x, key, module, p) -> torch.Tensor:
         scale=dropout_scale(p),
         y=y.data_ptr(),
         y_stride=x.shape[1],
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return y
 

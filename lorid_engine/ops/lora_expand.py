@@ -79,7 +79,7 @@ def _cpu(y, shrunk, b_t, rank_offset, scale, seg_offset, seg_slot) -> None:
         y=y.data_ptr(),
         y_stride=y.stride(0),
         out_features=y.shape[1],
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
 
 

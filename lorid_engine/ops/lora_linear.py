@@ -10,7 +10,7 @@ from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu, gpu, plain_torch
 from lorid_engine.ops.adapter_bank import AdapterBank
 from lorid_engine.ops.checks import (
-    check_bank,
+    check_module,
     check_plan,
     expect_contiguous,
     expect_device,
@@ -60,7 +60,7 @@ def _check(
     expect_device(x, weight=weight)
     expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
     for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
-        _check_module(x, out_features, *bank)
+        check_module(x, out_features, *bank)
     if bias is not None:
         expect_shape("bias", bias, out_features)
         expect_dtype("bias", bias, torch.float64 if x.dtype == torch.float64 else torch.float32)
@@ -73,24 +73,6 @@ def _check(
     if dropout_key is not None:
         for module in dropout_module:
             check_dropout(x, dropout_key, module, dropout_p)
-
-
-def _check_module(x, out_features, a, b_t, rank_offset, scale, max_rank, col_begin) -> None:
-    expect_shape("a", a, None, x.shape[1])
-    expect_shape("b_t", b_t, a.shape[0], None)
-    if not 0 <= col_begin <= out_features - b_t.shape[1]:
-        raise ShapeError(
-            f"b_t must be of columns of the weight's {out_features}; got {b_t.shape[1]} from column {col_begin} on"
-        )
-    expect_shape("scale", scale, rank_offset.numel() - 1)
-    expect_dtype("scale", scale, torch.float32)
-    for name, tensor in (("a", a), ("b_t", b_t)):
-        expect_dtype(name, tensor, x.dtype)
-        expect_contiguous(name, tensor)
-    expect_contiguous("scale", scale)
-    expect_device(x, a=a, b_t=b_t)
-    expect_device_or_host(x, rank_offset=rank_offset, scale=scale)
-    check_bank(rank_offset, a.shape[0], max_rank)
 
 
 def _fake(x, weight, out_features, *_) -> torch.Tensor:
@@ -249,7 +231,7 @@ def _cpu(
         plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
         y=y.data_ptr(),
         y_stride=out_features,
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return y
 

@@ -74,7 +74,7 @@ def _cpu(x, a, rank_offset, max_rank, seg_offset, seg_slot) -> torch.Tensor:
         plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
         shrunk=shrunk.data_ptr(),
         shrunk_stride=max_rank,
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return shrunk
 

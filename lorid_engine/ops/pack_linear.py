@@ -98,7 +98,7 @@ def _pack_into(packed: torch.Tensor, weight: torch.Tensor) -> None:
         out_features=weight.shape[0],
         in_features=weight.shape[1],
         packed=packed.data_ptr(),
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
 
 

@@ -160,7 +160,7 @@ def _run_kernel(
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
 
 

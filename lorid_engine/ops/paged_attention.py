@@ -143,7 +143,7 @@ def _cpu(q, k_pages, v_pages, block_table, query_offset, positions, head_dim, sc
         num_heads=q.shape[1] // head_dim,
         num_kv_heads=kv_heads(k_pages),
         head_dim=head_dim,
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return out
 

@@ -59,7 +59,7 @@ def _cpu(x, weight, epsilon) -> torch.Tensor:
         features=x.shape[1],
         y=y.data_ptr(),
         y_stride=x.shape[1],
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return y
 
@@ -111,7 +111,7 @@ def _cpu_backward(dy, x, weight, epsilon) -> torch.Tensor:
         features=x.shape[1],
         dx=dx.data_ptr(),
         dx_stride=dx.stride(0),
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return dx
 

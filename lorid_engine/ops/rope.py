@@ -148,7 +148,7 @@ def _cpu(
         num_kv_heads=kv_heads(k_pages),
         head_dim=head_dim,
         rows=qkv.shape[0],
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return q
 

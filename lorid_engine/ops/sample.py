@@ -158,7 +158,7 @@ def _cpu(logits, philox_key, philox_counter, temperature, top_k, top_p, num_logp
         logits_stride=logits.stride(0),
         vocabulary=logits.shape[1],
         arrays={**arrays, "num_logprobs": num_logprobs},
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return drawn
 

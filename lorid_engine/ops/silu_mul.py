@@ -52,7 +52,7 @@ def _cpu(x) -> torch.Tensor:
         features=y.shape[1],
         y=y.data_ptr(),
         y_stride=y.shape[1],
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return y
 
@@ -102,7 +102,7 @@ def _cpu_backward(dy, x) -> torch.Tensor:
         features=dy.shape[1],
         dx=dx.data_ptr(),
         dx_stride=dx.stride(0),
-        threads=cpu.threads(),
+        threads=cpu.op_threads(),
     )
     return dx
 

@@ -20,6 +20,7 @@ from lorid_engine.ops import (
     AdapterBank,
     SegmentPlan,
     gpu,
+    lora_add,
     lora_expand,
     lora_linear,
     lora_shrink,
@@ -160,6 +161,23 @@ def test_forms_of_other_devices(rank: int, pattern: str, monkeypatch: pytest.Mon
     plan, rows = plan_of(pattern)
     bank = make_bank([3, 17, rank], 48, 75, torch.float32)
     check_linear(random(rows, 48), random(75, 48, seed=2), bank, plan, random(75, seed=3))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("pattern", SEGMENTS)
+def test_add(pattern: str, dtype: torch.dtype) -> None:
+    """Modules that share x, with a gap between; one that has no rank at all."""
+    plan, rows = plan_of(pattern)
+    banks = [(0, make_bank([3, 17, 70], 48, 33, dtype)), (40, make_bank([0, 5, 96], 48, 35, dtype))]
+    banks.append((75, make_bank([0, 0, 0], 48, 5, dtype)))
+    x, y = strided(random(rows, 48, dtype=dtype)), strided(random(rows, 80, dtype=dtype, seed=3))
+    before, expected = y.clone(), y.double()
+    with use_backend("reference"):
+        lora_add(expected, x.double(), [(begin, double(bank)) for begin, bank in banks], plan)
+    with use_backend("triton"):
+        lora_add(y, x, banks, plan)
+    assert_close(y, expected, TOLERANCE[dtype])
+    assert_same_bits(y[:, [*range(33, 40), *range(75, 80)]], before[:, [*range(33, 40), *range(75, 80)]])
 
 
 def every_tile() -> list[Tile]:

@@ -31,6 +31,7 @@ def cases() -> dict[str, tuple]:
         "pack_linear": (weight,),
         "lora_shrink": (X, BANK.a, tables[0], 8, ints(0, 4), ints(1)),  # elsewhere it is not defined
         "lora_expand": (torch.zeros(4, 24), torch.ones(4, 8), BANK.b_t, tables[0], BANK.scale, *tables[1:]),
+        "lora_add": (*(torch.zeros(4, 30), X, [BANK.a], [BANK.b_t], [tables[0]], [BANK.scale], [8], [3], *tables[1:]),),
         "lora_linear": (
             *(X, weight, 24, [BANK.a], [BANK.b_t], [tables[0]], [BANK.scale], [8], [0], *tables[1:]),
             *(torch.ones(24), None, [0], 0.0),

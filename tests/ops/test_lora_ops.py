@@ -12,6 +12,7 @@ from lorid_engine.ops import (
     PackedLinear,
     SegmentPlan,
     cpu,
+    lora_add,
     lora_expand,
     lora_linear,
     lora_shrink,
@@ -209,6 +210,96 @@ def test_expand_leaves_base_rows_alone(isa: str) -> None:
     assert not torch.equal(y.view(torch.int16)[1], bits[1])
     with pytest.raises(ShapeError, match="rows of y must not overlap; they are 0 elements apart"):
         lora_expand(torch.zeros(1, 40).bfloat16().expand(4, 40), torch.ones(4, 3), bank, plan)
+
+
+def fused_banks(dtype: torch.dtype, ranks: list[list[int]], in_features: int, columns: list[int]) -> list[tuple]:
+    """Modules side by side, with a gap of three columns before each."""
+    banks, begin = [], 0
+    for width, of_module in zip(columns, ranks, strict=True):
+        banks.append((begin + 3, make_bank(of_module, in_features, width, dtype)))
+        begin += 3 + width
+    return banks
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("pattern", SEGMENTS)
+@pytest.mark.parametrize("in_features", [1, 131])
+def test_add(isa: str, pattern: str, in_features: int, dtype: torch.dtype) -> None:
+    """Modules that share x, with odd columns and gaps between; rows that are strided and poisoned between."""
+    plan, rows = plan_of(pattern)
+    banks = fused_banks(dtype, [[3, 17, 96], [0, 1, 8], [320, 0, 5]], in_features, [75, 32, 33])
+    x, y = strided(random(rows, in_features, dtype=dtype)), strided(random(rows, 149, dtype=dtype, seed=3))
+    before, expected = y.clone(), y.double()
+    with use_backend("reference"):
+        lora_add(expected, x.double(), [(begin, double(bank)) for begin, bank in banks], plan)
+    with use_backend("cpu"):
+        lora_add(y, x, banks, plan)
+    assert_close(y, expected)
+    gaps = [column for begin, bank in banks for column in range(begin - 3, begin)]
+    assert_same_bits(y[:, gaps], before[:, gaps])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", ROWS)
+@pytest.mark.parametrize("rank", RANKS)
+def test_add_at_every_rank_and_number_of_rows(isa: str, rank: int, rows: int, dtype: torch.dtype) -> None:
+    plan = SegmentPlan.from_slots([(-1, 0, 1)[(t // 7) % 3] for t in range(rows)])
+    banks = [(0, make_bank([rank, 2], 33, 37, dtype))]
+    x, y = random(rows, 33, dtype=dtype), random(rows, 37, dtype=dtype, seed=3)
+    expected = y.double()
+    with use_backend("reference"):
+        lora_add(expected, x.double(), [(0, double(banks[0][1]))], plan)
+    lora_add(y, x, banks, plan)
+    assert_close(y, expected)
+
+
+def test_add_leaves_what_has_no_adapter_alone(isa: str) -> None:
+    """Invariant 2 to the bit, rows of the base and columns of modules that the row's slot lacks: a negative zero stays one."""
+    banks = [(0, make_bank([3, 0], 8, 40, torch.bfloat16)), (40, make_bank([0, 5], 8, 40, torch.bfloat16))]
+    bits = torch.tensor([-(2**15), 0x7F81, 0x7FC1, 0], dtype=torch.int16).repeat(4, 20)
+    y = bits.clone().view(torch.bfloat16)
+    lora_add(y, random(4, 8, dtype=torch.bfloat16), banks, SegmentPlan.from_slots([-1, 0, 1, -1]))
+    after = y.view(torch.int16)
+    assert torch.equal(after[[0, 3]], bits[[0, 3]])
+    assert torch.equal(after[1, 40:], bits[1, 40:]) and torch.equal(after[2, :40], bits[2, :40])
+    assert not torch.equal(after[1, :40], bits[1, :40]) and not torch.equal(after[2, 40:], bits[2, 40:])
+
+
+def test_add_does_not_depend_on_the_batch_or_threads(isa: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Invariant 1, over so many rows that threads share them, and one that has the caller's alone."""
+    banks = fused_banks(torch.bfloat16, [[64, 17], [512, 3]], 131, [75, 200])
+    x, y = random(300, 131, dtype=torch.bfloat16), random(300, 281, dtype=torch.bfloat16, seed=3)
+    slots = [(-1, 0, 1)[(t * t) % 3] for t in range(300)]
+    together = y.clone()
+    lora_add(together, x, banks, SegmentPlan.from_slots(slots))
+    monkeypatch.setenv("LORID_THREADS", "3")
+    for t in (0, 1, 2, 299):
+        alone = y[t : t + 1].clone()
+        lora_add(alone, x[t : t + 1], banks, SegmentPlan.from_slots([slots[t]]))
+        assert_same_bits(alone, together[t : t + 1])
+    again = y.clone()
+    lora_add(again, x, banks, SegmentPlan.from_slots(slots))
+    assert_same_bits(again, together)
+
+
+def test_add_refuses() -> None:
+    bank, plan = make_bank([4], 8, 6, torch.float32), SegmentPlan.from_slots([0, -1, 0])
+    x, y = torch.zeros(3, 8), torch.zeros(3, 9)
+
+    def refuse(match: str, y: torch.Tensor = y, x: torch.Tensor = x, banks: object = ((3, bank),)) -> None:
+        with pytest.raises(ShapeError, match=match):
+            lora_add(y, x, banks, plan)
+
+    refuse(r"among the 9; got 6 from column 4 on", banks=[(4, bank)])
+    refuse("needs a bank of adapters; got none", banks=[])
+    refuse(r"y must have shape \[3, any\]; got \[2, 9\]", y=torch.zeros(2, 9))
+    refuse("y must be torch.float32; got torch.bfloat16", y=y.bfloat16())
+    refuse("y must be contiguous along its last dimension", y=torch.zeros(9, 3).t())
+    refuse("rows of y must not overlap", y=torch.zeros(9).expand(3, 9))
+    refuse("x must be contiguous along its last dimension", x=torch.zeros(8, 3).t())
+    refuse("must be torch.bfloat16", y=y.bfloat16(), x=x.bfloat16())
+    refuse("y must be on cpu like the activations; got meta", y=y.to("meta"))
+    assert not y.any()
 
 
 def test_packing(isa: str) -> None:

@@ -1,0 +1,213 @@
+"""lora_add: the adapters' shares of a linear layer, added to an output that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from lorid_engine.errors import ShapeError
+from lorid_engine.ops import cpu, gpu
+from lorid_engine.ops.adapter_bank import AdapterBank
+from lorid_engine.ops.asked import asked_backend
+from lorid_engine.ops.checks import (
+    check_module,
+    check_plan,
+    expect_apart,
+    expect_device,
+    expect_device_or_host,
+    expect_dtype,
+    expect_floating,
+    expect_rows,
+    expect_shape,
+)
+from lorid_engine.ops.dispatch import op
+from lorid_engine.ops.lora_products import modules_of
+from lorid_engine.ops.segment_plan import SegmentPlan
+
+
+def _check(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> None:
+    expect_shape("x", x, None, None)
+    expect_floating("x", x)
+    expect_rows("x", x)
+    expect_shape("y", y, x.shape[0], None)
+    expect_dtype("y", y, x.dtype)
+    expect_rows("y", y)
+    expect_apart("y", y)
+    expect_device(x, y=y)
+    expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
+    if not a:
+        raise ShapeError("lora_add needs a bank of adapters; got none")
+    if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
+        raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
+    for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
+        check_module(x, y.shape[1], *bank)
+    check_plan(x.shape[0], min(offset.numel() for offset in rank_offset) - 1, seg_offset, seg_slot)
+
+
+@op(check=_check, fake=lambda *_: None, mutates=("y",))
+def _lora_add(
+    y: torch.Tensor,
+    x: torch.Tensor,
+    a: list[torch.Tensor],
+    b_t: list[torch.Tensor],
+    rank_offset: list[torch.Tensor],
+    scale: list[torch.Tensor],
+    max_rank: list[int],
+    col_begin: list[int],
+    seg_offset: torch.Tensor,
+    seg_slot: torch.Tensor,
+) -> None:
+    """lora_add over the tensors of modules' banks and of a plan."""
+    a, b_t = ([tensor.double() for tensor in each] for each in (a, b_t))
+    for module in modules_of(x.double(), a, b_t, rank_offset, scale, col_begin, None, [], 0.0):
+        for factor, rows, ranks in module.segments(seg_offset, seg_slot):
+            share = module.x[rows] @ module.a[ranks].t() @ module.b_t[ranks]
+            y[rows, module.columns] = (y[rows, module.columns].double() + factor * share).to(y.dtype)
+
+
+@_lora_add.backend("cpu", why_not=lambda y, x, *_: cpu.why_not_tensors(x))
+def _cpu(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> None:
+    modules = _cpu_modules(a, b_t, rank_offset, scale, max_rank, col_begin)
+    _run_on_cpu(y, x, modules, seg_offset, seg_slot)
+
+
+def _cpu_modules(a, b_t, rank_offset, scale, max_rank, col_begin) -> list[Any]:
+    """The modules as addresses."""
+    module = cpu.extension().LoraModule
+    return [
+        module(
+            a=a[m].data_ptr(),
+            b_t=b_t[m].data_ptr(),
+            rank_offset=rank_offset[m].data_ptr(),
+            scale=scale[m].data_ptr(),
+            num_slots=scale[m].numel(),
+            max_rank=max_rank[m],
+            col_begin=col_begin[m],
+            columns=b_t[m].shape[1],
+        )
+        for m in range(len(a))
+    ]
+
+
+def _run_on_cpu(y, x, modules, seg_offset, seg_slot) -> None:
+    cpu.extension().lora_add(
+        dtype=cpu.dtype(x),
+        x=x.data_ptr(),
+        x_stride=x.stride(0),
+        in_features=x.shape[1],
+        modules=modules,
+        plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
+        y=y.data_ptr(),
+        y_stride=y.stride(0),
+        out_features=y.shape[1],
+        threads=cpu.op_threads(),
+    )
+
+
+def _why_not_triton(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> str | None:
+    if any(tensor.device != x.device for tensor in (seg_offset, seg_slot, *rank_offset, *scale)):
+        return f"it takes the plan and the banks' tables on {x.device}, where its kernels read them"
+    return gpu.why_not_tensors(x)
+
+
+@_lora_add.backend("triton", why_not=_why_not_triton)
+def _triton(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> None:
+    from lorid_kernels.lora_expand import lora_expand
+    from lorid_kernels.lora_shrink import shrink_summed
+    from lorid_kernels.segments import Adapters, Segments
+
+    segments = Segments(seg_offset, seg_slot)
+    for m, begin in enumerate(col_begin):
+        if max_rank[m] == 0:
+            continue
+        columns = b_t[m].shape[1]
+        adapters = Adapters(a[m], b_t[m], rank_offset[m], scale[m], (columns,), max_rank[m])
+        lora_expand(y[:, begin : begin + columns], shrink_summed(x, adapters, segments), adapters, segments)
+
+
+def lora_add(y: torch.Tensor, x: torch.Tensor, banks: Sequence[tuple[int, AdapterBank]], plan: SegmentPlan) -> None:
+    """Adds each row's adapter to outputs of a linear layer in place: lora_linear for stacks that keep their own W x,
+    which may be quantised.
+
+        y[t, begin:begin + O'] += scale_n B_n (A_n x[t])    with n the slot of row t, for each module's begin and bank
+        y[t] keeps its bits                                 where n is -1
+
+    Args:
+        y: [T, O] outputs of the base; rows may be strided, the last dimension is contiguous. Written.
+        x: [T, I] activations in y's dtype; rows may be strided, the last dimension is contiguous.
+        banks: (first column of the module, its bank [O' outputs]), such as q, k and v of one fused product; columns
+            without a bank keep their bits. All have as many slots.
+        plan: segments that cover the T rows.
+
+    Each share is summed in float32 and added with one rounding. A row's bits do not depend on the other rows.
+
+    Raises:
+        ShapeError: shapes, dtypes or devices disagree.
+    """
+    _lora_add(y, x, *_lists(banks), plan.seg_offset, plan.seg_slot)
+
+
+def _lists(banks: Sequence[tuple[int, AdapterBank]]) -> tuple[list[Any], ...]:
+    """a, b_t, rank_offset, scale, max_rank and col_begin of the op."""
+    return (
+        [bank.a for _, bank in banks],
+        [bank.b_t for _, bank in banks],
+        [bank.rank_offset for _, bank in banks],
+        [bank.scale for _, bank in banks],
+        [bank.max_rank for _, bank in banks],
+        [begin for begin, _ in banks],
+    )
+
+
+class LoraAdd:
+    """lora_add for banks that stay as they are: they are checked once, so that on the CPU a call takes a third of the time in
+    Python.
+
+    Args:
+        banks: as in lora_add.
+
+    Raises:
+        ShapeError: there is none, or their sizes, dtypes or devices disagree.
+    """
+
+    def __init__(self, banks: Sequence[tuple[int, AdapterBank]]) -> None:
+        self._banks, self._modules = list(banks), None
+        if not self._banks:
+            raise ShapeError("LoraAdd needs a bank of adapters; got none")
+        a = self._banks[0][1].a
+        self._dtype, self._in_features = a.dtype, a.shape[1]
+        self._out_features = max(begin + bank.b_t.shape[1] for begin, bank in self._banks)
+        self._num_slots = min(bank.num_slots for _, bank in self._banks)
+        no_rows = SegmentPlan.from_slots([], device=a.device)
+        self(a.new_empty(0, self._out_features), a.new_empty(0, self._in_features), no_rows)  # for its checks
+        if cpu.why_not_tensors(a) is None:
+            self._modules = _cpu_modules(*_lists(self._banks))
+
+    def __call__(self, y: torch.Tensor, x: torch.Tensor, plan: SegmentPlan) -> None:
+        """lora_add(y, x, banks, plan)."""
+        if self._modules is not None and self._takes(y, x, plan):
+            check_plan(x.shape[0], self._num_slots, plan.seg_offset, plan.seg_slot)
+            _run_on_cpu(y, x, self._modules, plan.seg_offset, plan.seg_slot)
+        else:
+            lora_add(y, x, self._banks, plan)
+
+    def _takes(self, y: torch.Tensor, x: torch.Tensor, plan: SegmentPlan) -> bool:
+        """Whether these are what lora_add would pass on to the C++ backend; what is wrong with others is for it to say."""
+        return (
+            x.is_cpu
+            and y.is_cpu
+            and plan.seg_offset.is_cpu
+            and x.dtype == y.dtype == self._dtype
+            and not torch.is_grad_enabled()
+            and x.ndim == y.ndim == 2
+            and x.shape[0] == y.shape[0]
+            and x.shape[1] == self._in_features
+            and y.shape[1] >= self._out_features
+            and x.is_contiguous()
+            and y.is_contiguous()
+            and asked_backend() in (None, "cpu")
+            and not torch.compiler.is_compiling()
+            and type(x) is type(y) is torch.Tensor
+        )
