@@ -1,6 +1,8 @@
 // Bindings of single ops, over plain addresses; lorid_engine.ops checks shapes and dtypes before it calls them.
 #include <algorithm>
+#include <cstdint>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "bindings.h"
@@ -149,45 +151,72 @@ struct ModuleAddresses {
   int32_t num_slots, max_rank, col_begin, columns;
 };
 
-// Threads that so many multiplications keep busy for longer than waking them takes.
+// Threads that so many multiplications keep busy for longer than waking them takes; threads: as LoraAdder::Run has it.
 int ThreadsFor(int64_t products, int threads) {
   constexpr int64_t kLeastProducts = 1 << 15;
-  return static_cast<int>(std::clamp<int64_t>(products / kLeastProducts, 1, threads));
+  const auto useful = static_cast<int>(std::clamp<int64_t>(products / kLeastProducts, 1, INT32_MAX));
+  if (useful > 1 && threads == 0) threads = MaxHostThreads() > 0 ? MaxHostThreads() : AvailableCores();
+  return std::min(useful, std::max(threads, 1));
 }
 
-// y += scale B (A x), for modules that read the same x.
-void LoraAdd(DType dtype, Address x, int64_t x_stride, int32_t in_features, const std::vector<ModuleAddresses>& modules,
-             const SegmentAddresses& plan, Address y, int64_t y_stride, int32_t out_features, int threads) {
-  const Segments segments = plan.Get();
-  std::vector<std::vector<LoraShare>> shares;
-  std::vector<std::unique_ptr<float[]>> shrunk;
-  std::vector<LoraTarget> targets;
-  int64_t products = 0;
-  for (const ModuleAddresses& module : modules) {
-    shares.push_back(BankShares(dtype, module.a, module.b_t, module.rank_offset, module.scale, module.num_slots,
-                                in_features, module.columns));
-    shrunk.emplace_back(new float[static_cast<size_t>(plan.rows) * module.max_rank]);
-    targets.push_back({shares.back().data(), shrunk.back().get(), module.max_rank, module.col_begin,
-                       module.col_begin + module.columns});
-    for (int32_t s = 0; s < segments.count; s++)
-      if (segments.slot[s] >= 0)
-        products += static_cast<int64_t>(segments.offset[s + 1] - segments.offset[s]) *
-                    shares.back()[segments.slot[s]].rank * (in_features + module.columns);
+// y += scale B (A x), for modules that read the same x: what stays from call to call, and a call.
+class LoraAdder {
+ public:
+  LoraAdder(DType dtype, int32_t in_features, std::vector<ModuleAddresses> modules)
+      : dtype_(dtype), in_features_(in_features), modules_(std::move(modules)) {}
+
+  // threads: 0 = the host's, or one for each core.
+  void Run(Address x, int64_t x_stride, Address y, int64_t y_stride, int32_t out_features, const SegmentAddresses& plan,
+           int threads) const {
+    const Segments segments = plan.Get();
+    CheckPlan(segments);
+    std::vector<std::vector<LoraShare>> shares;
+    std::vector<std::unique_ptr<float[]>> shrunk;
+    std::vector<LoraTarget> targets;
+    int64_t products = 0;
+    for (const ModuleAddresses& module : modules_) {
+      shares.push_back(BankShares(dtype_, module.a, module.b_t, module.rank_offset, module.scale, module.num_slots,
+                                  in_features_, module.columns));
+      shrunk.emplace_back(new float[static_cast<size_t>(plan.rows) * module.max_rank]);
+      targets.push_back({shares.back().data(), shrunk.back().get(), module.max_rank, module.col_begin,
+                         module.col_begin + module.columns});
+      for (int32_t s = 0; s < segments.count; s++)
+        if (segments.slot[s] >= 0)
+          products += static_cast<int64_t>(segments.offset[s + 1] - segments.offset[s]) *
+                      shares.back()[segments.slot[s]].rank * (in_features_ + module.columns);
+    }
+    if (products == 0) return;
+    Activations activations(dtype_, x, x_stride, plan.rows, in_features_);
+    LinearPhase phase;
+    phase.tile.dtype = phase.tile.out_dtype = dtype_;
+    phase.tile.x = activations.data();
+    phase.tile.x_stride = activations.stride();
+    phase.tile.in_features = in_features_;
+    phase.tile.out_features = out_features;
+    phase.tile.y = At<void>(y);
+    phase.tile.y_stride = y_stride;
+    phase.targets = &targets;
+    phase.segments = &segments;
+    activations.RunBefore(phase, ThreadsFor(products, threads));
   }
-  if (products == 0) return;
-  Activations activations(dtype, x, x_stride, plan.rows, in_features);
-  LinearPhase phase;
-  phase.tile.dtype = phase.tile.out_dtype = dtype;
-  phase.tile.x = activations.data();
-  phase.tile.x_stride = activations.stride();
-  phase.tile.in_features = in_features;
-  phase.tile.out_features = out_features;
-  phase.tile.y = At<void>(y);
-  phase.tile.y_stride = y_stride;
-  phase.targets = &targets;
-  phase.segments = &segments;
-  activations.RunBefore(phase, ThreadsFor(products, threads));
-}
+
+ private:
+  void CheckPlan(const Segments& segments) const {
+    int32_t num_slots = INT32_MAX;
+    for (const ModuleAddresses& module : modules_) num_slots = std::min(num_slots, module.num_slots);
+    bool covers = segments.offset[0] == 0 && segments.offset[segments.count] == segments.rows;
+    for (int32_t s = 0; s < segments.count; s++) {
+      covers = covers && segments.offset[s] <= segments.offset[s + 1];
+      LORID_CHECK(segments.slot[s] >= -1 && segments.slot[s] < num_slots, "seg_slot must be -1 or a slot below ",
+                  num_slots, "; got ", segments.slot[s]);
+    }
+    LORID_CHECK(covers, "seg_offset must rise from 0 to T = ", segments.rows);
+  }
+
+  DType dtype_;
+  int32_t in_features_;
+  std::vector<ModuleAddresses> modules_;
+};
 
 void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, int32_t rows, int32_t features,
              Address y, int64_t y_stride, int threads) {
@@ -405,8 +434,10 @@ void BindOps(py::module_& m) {
            }),
            py::kw_only(), "a"_a, "b_t"_a, "rank_offset"_a, "scale"_a, "num_slots"_a, "max_rank"_a, "col_begin"_a,
            "columns"_a);
-  m.def("lora_add", &LoraAdd, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "in_features"_a, "modules"_a, "plan"_a,
-        "y"_a, "y_stride"_a, "out_features"_a, "threads"_a);
+  py::class_<LoraAdder>(m, "LoraAdder")
+      .def(py::init<DType, int32_t, std::vector<ModuleAddresses>>(), py::kw_only(), "dtype"_a, "in_features"_a,
+           "modules"_a)
+      .def("run", &LoraAdder::Run, "x"_a, "x_stride"_a, "y"_a, "y_stride"_a, "out_features"_a, "plan"_a, "threads"_a);
   m.def("rms_norm", &RmsNorm, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "weight"_a, "epsilon"_a, "rows"_a,
         "features"_a, "y"_a, "y_stride"_a, "threads"_a);
   m.def("silu_mul", &SiluMul, py::kw_only(), "dtype"_a, "x"_a, "x_stride"_a, "rows"_a, "features"_a, "y"_a,

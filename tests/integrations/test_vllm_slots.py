@@ -19,16 +19,16 @@ def test_bank_has_each_slots_own_rank() -> None:
     a[0, :4], b[0, :, :4] = 1, 2
     a[2, 1], b[2, 3, 1] = 3, 4  # rank 2, its first rank zero
     a[1, :4] = 7  # without a B there is nothing to add
-    bank = bank_of(a, b, 0.5)
-    assert bank.rank_offset.tolist() == [0, 4, 4, 6] and bank.scale.tolist() == [0.5, 0.0, 0.5]
+    bank = bank_of(a, b)
+    assert bank.rank_offset.tolist() == [0, 4, 4, 6] and bank.scale.tolist() == [1.0, 0.0, 1.0]
     assert torch.equal(bank.a[4:], a[2, :2]) and torch.equal(bank.b_t[4:], b[2, :, :2].t())
-    assert bank_of(torch.zeros(3, 8, 5), b, 1.0) is None
+    assert bank_of(torch.zeros(3, 8, 5), b) is None
 
 
 def test_a_nan_is_kept() -> None:
     a, b = torch.zeros(1, 2, 3), torch.ones(1, 4, 2)
     a[0, 1, 2] = float("nan")
-    assert bank_of(a, b, 1.0).max_rank == 2
+    assert bank_of(a, b).max_rank == 2
 
 
 def test_rows_are_grouped_by_slot() -> None:

@@ -8,7 +8,7 @@ import torch
 from helpers import assert_close, assert_same_bits
 from lorid_engine.errors import ShapeError
 from lorid_engine.integrations.vllm.device import DeviceRows, add_shares, refresh_layers
-from lorid_engine.integrations.vllm.slots import bank_of, note_change
+from lorid_engine.integrations.vllm.slots import bank_of
 from lorid_engine.ops import SegmentPlan, gpu, lora_add, use_backend
 
 pytestmark = pytest.mark.skipif(not gpu.interprets(), reason="needs TRITON_INTERPRET=1")
@@ -32,7 +32,7 @@ class Stacked:
             if m in modules:
                 self.a[m][slot, 0, :rank] = random(rank, FEATURES, seed=rank + m)
                 self.b[m][slot, 0, :, :rank] = random(COLUMNS[m], rank, seed=rank + m + 50)
-        note_change()
+        refresh_layers()
 
 
 def check(stacked: Stacked, slots: list[int], rows: DeviceRows, padded: int = 0) -> None:
@@ -40,14 +40,13 @@ def check(stacked: Stacked, slots: list[int], rows: DeviceRows, padded: int = 0)
     x, y = random(len(slots) + padded, FEATURES), random(len(slots) + padded, sum(COLUMNS), seed=3)
     before, expected, begin = y.clone(), y.double(), 0
     for a, b, columns in zip(stacked.a, stacked.b, COLUMNS, strict=True):
-        bank = bank_of(a[:, 0].double(), b[:, 0].double(), 1.0)
+        bank = bank_of(a[:, 0].double(), b[:, 0].double())
         if bank is not None:
             with use_backend("reference"):
                 plan = SegmentPlan.from_slots([*slots, *[-1] * padded])
                 lora_add(expected, x.double(), [(begin, bank)], plan)
         begin += columns
     rows.set(torch.tensor(slots, dtype=torch.int64))
-    refresh_layers()
     add_shares(y, x, stacked.a, stacked.b, COLUMNS, rows.order, rows.seg_offset, rows.seg_slot)
     assert_close(y, expected, 2e-6)
     base = [row for row, slot in enumerate([*slots, *[-1] * padded]) if slot < 0]

@@ -42,10 +42,8 @@ def register() -> None:
 
 
 def _watch_adapters() -> None:
-    """Has vLLM tell us when an adapter comes into a slot: what we keep of the slots is made anew then."""
+    """Has vLLM tell our wrappers when an adapter has come into a slot: what they keep of the slots is made anew then."""
     from vllm.lora.model_manager import LoRAModelManager
-
-    from lorid_engine.integrations.vllm.slots import note_change
 
     original = LoRAModelManager.activate_adapter
 
@@ -55,7 +53,8 @@ def _watch_adapters() -> None:
         try:
             return original(self, lora_id)
         finally:
-            note_change()
+            for wrapper in {*self.punica_wrapper_mapping.values()}:
+                wrapper.take_slots(self.modules.values())
 
     LoRAModelManager.activate_adapter = activate_adapter
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from lorid_engine.errors import ShapeError
-from lorid_engine.integrations.vllm.slots import changes, used_ranks
+from lorid_engine.integrations.vllm.slots import used_ranks
 from lorid_engine.ops.checks import expect_contiguous, expect_dtype, expect_rows, expect_shape
 
 _ELEMENTS = 16  # the kernels' offsets count so many elements
@@ -48,7 +48,6 @@ class _Layer:
     b: list[torch.Tensor]
     b_t: list[torch.Tensor]
     tables: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]  # a, b_t, rank, scale
-    made_at: list[int]
 
     @classmethod
     def of(cls, a: Sequence[torch.Tensor], b: Sequence[torch.Tensor]) -> _Layer:
@@ -62,19 +61,16 @@ class _Layer:
         rank = torch.zeros(shape, dtype=torch.int32, device=anchor.device)
         scale = torch.ones(shape, dtype=torch.float32, device=anchor.device)
         a_at, b_t_at = (torch.tensor(each, dtype=torch.int64, device=anchor.device) for each in (at, b_at))
-        layer = cls(a, b, b_t, (a_at, b_t_at, rank, scale), [-1])
+        layer = cls(a, b, b_t, (a_at, b_t_at, rank, scale))
         layer.refresh()
         return layer
 
     def refresh(self) -> None:
         """Takes over what the slots hold now, in place."""
-        if self.made_at[0] == changes():
-            return
         for m, (a, b, b_t) in enumerate(zip(self.a, self.b, self.b_t, strict=True)):
             slots, columns, ranks = b.shape
             b_t[:, : columns * ranks].view(slots, ranks, columns).copy_(b.transpose(1, 2))
             self.tables[2][m].copy_(used_ranks(a, b))
-        self.made_at[0] = changes()
 
 
 def _up(elements: int) -> int:
@@ -96,7 +92,7 @@ _layers: dict[int, _Layer] = {}
 
 
 def refresh_layers() -> None:
-    """Has all layers take over what their slots hold, before a step."""
+    """Has all layers take over what their slots hold, once an adapter has changed."""
     for layer in _layers.values():
         layer.refresh()
 

@@ -23,6 +23,9 @@ class LoridPunicaWrapperGPU(PunicaWrapperGPU):
         """Takes the slots of the coming step's rows."""
         super().update_metadata(*args, **kwargs)
         self._rows.set(self.token_lora_indices)
+
+    def take_slots(self, modules: object) -> None:
+        """An adapter has come into a slot: the tables that recorded graphs read take it over in place."""
         refresh_layers()
 
     def add_lora_linear(

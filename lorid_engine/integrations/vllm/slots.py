@@ -9,19 +9,6 @@ import torch
 
 from lorid_engine.ops import AdapterBank, SegmentPlan
 
-_changes = 0
-
-
-def note_change() -> None:
-    """An adapter came into a slot: banks made before are out of date."""
-    global _changes
-    _changes += 1
-
-
-def changes() -> int:
-    """How often adapters have changed."""
-    return _changes
-
 
 def used_ranks(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """Ranks of each slot up to the last that is not zero, int64 [N]: vLLM fills up to its largest rank with zeros, and modules
@@ -34,12 +21,13 @@ def used_ranks(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (used * torch.arange(1, a.shape[1] + 1, device=a.device)).amax(dim=1)
 
 
-def bank_of(a: torch.Tensor, b: torch.Tensor, scale: float) -> AdapterBank | None:
-    """The bank of a module from vLLM's a [N, R, I] and b [N, O, R], each slot at its own rank; None where all are empty."""
+def bank_of(a: torch.Tensor, b: torch.Tensor) -> AdapterBank | None:
+    """The bank of a module from vLLM's a [N, R, I] and b [N, O, R], each slot at its own rank; None where all are empty.
+    vLLM's B has the adapter's scale in it."""
     ranks = used_ranks(a, b).tolist()
     if not any(ranks):
         return None
-    given = [(a[n, :rank], b[n, :, :rank], scale) if rank else None for n, rank in enumerate(ranks)]
+    given = [(a[n, :rank], b[n, :, :rank], 1.0) if rank else None for n, rank in enumerate(ranks)]
     return AdapterBank.from_tensors(given)
 
 
