@@ -35,27 +35,14 @@ BASE, OWN, PLUGIN = "without LoRA", "vLLM's own LoRA", "with the plugin"
 Cells = dict[tuple[str, int, int], Answer]
 
 
-def measure(job: Job, ranks: Sequence[int], rows: Sequence[int], limit_s: float) -> Cells:
-    """Every cell, by system, rank and rows; the base is measured before and after the others, its faster reading counts."""
-    own = Peer("vllm", job, limit_s, {"LORID_VLLM": "0"})
-    plugin = Peer("vllm", job, limit_s, {"LORID_VLLM": "1"})
+def measure(job: Job, system: str, rank: int, rows: Sequence[int], limit_s: float) -> Cells:
+    """A system's cells at a rank."""
+    peer = Peer("vllm", job, limit_s, {"LORID_VLLM": "1" if system == PLUGIN else "0"})
     cells: Cells = {}
-
-    def take(system: str, peer: Peer, rank: int) -> None:
-        for answer in peer.run(rank, rows):
-            place = system, rank, answer["rows"]
-            before = cells.get(place, {})
-            if "tok_s" not in before or answer.get("tok_s", 0) > before["tok_s"]:
-                cells[place] = answer
-            said = answer.get("error") or f"{answer['tok_s']:.1f} tokens/s"
-            print(f"{system}, rank {rank}, {answer['rows']} rows: {said}", file=sys.stderr, flush=True)
-
-    take(BASE, own, 0)
-    for rank in ranks:
-        take(PLUGIN, plugin, rank)
-    take(BASE, own, 0)
-    for rank in ranks:
-        take(OWN, own, rank)
+    for answer in peer.run(rank, rows):
+        cells[system, rank, answer["rows"]] = answer
+        said = answer.get("error") or f"{answer['tok_s']:.1f} tokens/s"
+        print(f"{system}, rank {rank}, {answer['rows']} rows: {said}", file=sys.stderr, flush=True)
     return cells
 
 
@@ -74,15 +61,13 @@ def base_rows(job: Job, rank: int, plugin: str) -> dict[str, Any]:
     return json.loads(done.stdout)
 
 
-def table(cells: Cells, ranks: Sequence[int], rows: Sequence[int], before: dict, after: dict, about: str) -> str:
-    """In Markdown."""
-    lines = [about, "", f"| decode, tokens/s | {' | '.join(f'{count} rows' for count in rows)} |"]
-    lines.append("|---|" + "---|" * len(rows))
+def table(cells: Cells, ranks: Sequence[int], rows: Sequence[int], found: dict[str, Any], about: str) -> str:
+    """What there is so far, in Markdown."""
 
     def row(title: str, system: str, rank: int) -> str:
         shown = []
         for count in rows:
-            answer, base = cells[system, rank, count], cells[BASE, 0, count]
+            answer, base = cells.get((system, rank, count), {"error": "-"}), cells.get((BASE, 0, count), {})
             if "error" in answer:
                 shown.append(answer["error"])
             else:
@@ -90,16 +75,18 @@ def table(cells: Cells, ranks: Sequence[int], rows: Sequence[int], before: dict,
                 shown.append(f"{answer['tok_s']:.1f}{share}")
         return f"| {title} | {' | '.join(shown)} |"
 
-    lines.append(row(BASE, BASE, 0))
+    lines = [about, "", f"| decode, tokens/s | {' | '.join(f'{count} rows' for count in rows)} |"]
+    lines += ["|---|" + "---|" * len(rows), row(BASE, BASE, 0)]
     for rank in ranks:
         lines += [row(f"rank {rank}, {system}", system, rank) for system in (OWN, PLUGIN)]
-    lines += ["", "In brackets: as a share of the speed without LoRA.", ""]
-    lines += ["| rows of the base beside rows with adapters | before | after |", "|---|---|---|"]
-    lines.append(
-        f"| other tokens than alone, of {before['tokens']} | {before['other_tokens']} | {after['other_tokens']} |"
-    )
-    shown = (f"{each['first_logprob_difference']:.3g}" for each in (before, after))
-    lines.append(f"| largest difference of a first token's log probability | {' | '.join(shown)} |")
+    lines += ["", "In brackets: as a share of the speed without LoRA."]
+    if found:
+        before, after = found["before"], found["after"]
+        lines += ["", "| rows of the base beside rows with adapters | before | after |", "|---|---|---|"]
+        counts = f"{before['other_tokens']} | {after['other_tokens']}"
+        lines.append(f"| other tokens than alone, of {before['tokens']} | {counts} |")
+        shown = " | ".join(f"{each['first_logprob_difference']:.3g}" for each in (before, after))
+        lines.append(f"| largest difference of a first token's log probability | {shown} |")
     return "\n".join(lines)
 
 
@@ -122,15 +109,24 @@ def main() -> None:
     adapters = peft_adapters(base, BUILD / "data" / base.name, options.ranks)
     threads = machine_facts()["threads"]
     job = Job(str(base), adapters, cells=[], prompt=options.prompt, new=options.new, threads=threads)
-    before, after = (base_rows(job, options.ranks[0], plugin) for plugin in ("0", "1"))
-    cells = measure(job, options.ranks, options.rows, options.limit_s)
-    versions = next(answer["versions"] for answer in cells.values() if "versions" in answer)
-    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
-    about = f"{listed}; prompt {options.prompt}, decode {options.new}, IR and DR in turn."
-    found = [{"system": system, "rank": rank, **answer} for (system, rank, _), answer in cells.items()]
-    result = {"versions": versions, "cells": found, "base_rows": {"before": before, "after": after}}
-    shown = table(cells, options.ranks, options.rows, before, after, about)
-    write_result(options.out, {"seconds": time.monotonic() - start, **result}, shown)
+    cells: Cells = {}
+    found: dict[str, Any] = {}
+
+    def write() -> None:
+        """After every step: a whole run takes an hour."""
+        versions = next((answer["versions"] for answer in cells.values() if "versions" in answer), {})
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+        about = f"{listed}; prompt {options.prompt}, decode {options.new}, IR and DR in turn."
+        listed_cells = [{"system": system, "rank": rank, **answer} for (system, rank, _), answer in cells.items()]
+        result = {"seconds": time.monotonic() - start, "versions": versions, "cells": listed_cells, "base_rows": found}
+        write_result(options.out, result, table(cells, options.ranks, options.rows, found, about))
+
+    for system, ranks in ((BASE, [0]), (PLUGIN, options.ranks), (OWN, options.ranks)):
+        for rank in ranks:
+            cells |= measure(job, system, rank, options.rows, options.limit_s)
+            write()
+    found |= {"before": base_rows(job, options.ranks[0], "0"), "after": base_rows(job, options.ranks[0], "1")}
+    write()
 
 
 if __name__ == "__main__":

@@ -80,10 +80,60 @@ class RoundingPhase : public lorid::Phase {
   std::atomic<int> wrong_{0};
 };
 
-bool RunChain(int threads) {
+bool RunChain(int threads, bool on_host = false) {
   CountingPhase first(7), empty(0), second(1, &first), third(40, &second);
-  lorid::RunPhases({&first, &empty, &second, &third}, threads);
+  const std::vector<lorid::Phase*> phases = {&first, &empty, &second, &third};
+  if (on_host) {
+    lorid::RunPhasesOnHost(phases, threads);
+  } else {
+    lorid::RunPhases(phases, threads);
+  }
   return first.Right() && second.Right() && third.Right();
+}
+
+// What OpenMP offers, with new threads each time.
+thread_local int host_number = 0;
+std::atomic<int> host_runs{0};
+
+void HostParallel(void (*work)(void*), void* data, unsigned threads, unsigned) {
+  host_runs++;
+  std::vector<std::thread> others;
+  for (unsigned n = 1; n < threads; n++)
+    others.emplace_back([=] {
+      host_number = static_cast<int>(n);
+      work(data);
+    });
+  work(data);
+  for (std::thread& other : others) other.join();
+}
+
+void TestHostThreads(bool can_fork) {
+  EXPECT(lorid::MaxHostThreads() == 0 && RunChain(3, true) && host_runs == 0);
+  lorid::SetHostThreads({HostParallel, [] { return host_number; }, [] { return 4; }});
+  EXPECT(lorid::MaxHostThreads() == 4);
+  for (int run = 0; run < 200; run++) EXPECT(RunChain(run % 5 + 1, true));
+  EXPECT(host_runs == 160);  // a run on the caller's thread alone needs no others
+  std::fesetround(FE_UPWARD);
+  RoundingPhase rounding;
+  lorid::RunPhasesOnHost({&rounding}, 3);
+  EXPECT(rounding.Right() && std::fegetround() == FE_UPWARD);
+  std::fesetround(FE_TONEAREST);
+  std::atomic<int> wrong{0};
+  std::thread other([&wrong] {
+    for (int run = 0; run < 50; run++) wrong += !RunChain(3, true);
+  });
+  for (int run = 0; run < 50; run++) wrong += !RunChain(3, true) || !RunChain(2);
+  other.join();
+  EXPECT(wrong == 0);
+  if (can_fork) {
+    const pid_t child = fork();
+    if (child == 0) _exit(lorid::MaxHostThreads() == 0 && RunChain(3, true) ? 0 : 1);
+    int status = 1;
+    waitpid(child, &status, 0);
+    EXPECT(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+  }
+  lorid::SetHostThreads({});
+  EXPECT(lorid::MaxHostThreads() == 0);
 }
 
 }  // namespace
@@ -98,6 +148,7 @@ void TestThreadPool(bool can_fork) {
     });
   for (std::thread& caller : callers) caller.join();
   EXPECT(wrong == 0);
+  TestHostThreads(can_fork);
   lorid::RunPhases({}, 4);
   EXPECT(TwoThreadsMeet());
   std::fesetround(FE_UPWARD);  // the caller's own arithmetic is its own business

@@ -59,7 +59,11 @@ def op_threads() -> int:
 def _share_threads_of_torch(loaded: ModuleType) -> None:
     """Has single ops run on the threads of the OpenMP that torch computes with, if there is one: they spin for milliseconds
     after each op of torch's, and threads of our own would share the cores with them."""
-    if (path := _openmp_of_torch()) is None:
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return
+    if (path := _openmp_of_torch(maps)) is None:
         return
     library = ctypes.CDLL(path)
     names = {"parallel": "GOMP_parallel", "thread_num": "omp_get_thread_num", "max_threads": "omp_get_max_threads"}
@@ -70,13 +74,9 @@ def _share_threads_of_torch(loaded: ModuleType) -> None:
     loaded.set_host_threads(**places)
 
 
-def _openmp_of_torch() -> str | None:
-    """The OpenMP runtime that is loaded; of several, the one beside torch."""
-    try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
-    except OSError:
-        return None
-    paths = {fields[5] for line in lines if len(fields := line.split(maxsplit=5)) == 6}
+def _openmp_of_torch(maps: str) -> str | None:
+    """The OpenMP runtime among a process's mapped files; of several, the one beside torch."""
+    paths = {fields[5] for line in maps.splitlines() if len(fields := line.split(maxsplit=5)) == 6}
     found = sorted(path for path in paths if re.match(r"lib(gomp|iomp5|omp)\b", Path(path).name))
     if len(found) > 1:  # other packages bring copies of their own
         own = Path(torch.__file__).resolve().parent

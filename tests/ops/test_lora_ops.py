@@ -9,6 +9,7 @@ from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank,
 from lorid_engine.errors import BackendUnavailableError, ShapeError
 from lorid_engine.ops import (
     AdapterBank,
+    LoraAdd,
     PackedLinear,
     SegmentPlan,
     cpu,
@@ -300,6 +301,46 @@ def test_add_refuses() -> None:
     refuse("must be torch.bfloat16", y=y.bfloat16(), x=x.bfloat16())
     refuse("y must be on cpu like the activations; got meta", y=y.to("meta"))
     assert not y.any()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_add_prepared_has_the_bits_of_add(isa: str, dtype: torch.dtype) -> None:
+    """Where its short way can be taken, and where it cannot: with gradients on, and strided rows."""
+    banks = fused_banks(dtype, [[3, 17], [64, 0]], 131, [75, 33])
+    x, y = random(9, 131, dtype=dtype), random(9, 114, dtype=dtype, seed=3)
+    plan = SegmentPlan.from_slots([0, 0, -1, 1, 1, 1, 0, -1, 1])
+    expected, add = y.clone(), LoraAdd(banks)
+    lora_add(expected, x, banks, plan)
+    with torch.no_grad():
+        short, strided_y = y.clone(), strided(y)
+        add(short, x, plan)
+        add(strided_y, strided(x), plan)
+    long = y.clone()
+    add(long, x, plan)
+    for each in (short, strided_y, long):
+        assert_same_bits(each, expected)
+
+
+def test_add_prepared_refuses_what_add_does() -> None:
+    bank = make_bank([4, 2], 8, 6, torch.float32)
+    add, y, x = LoraAdd([(3, bank)]), torch.zeros(3, 9), torch.zeros(3, 8)
+    plan = SegmentPlan.from_slots([0, -1, 1])
+    with torch.no_grad():
+        for match, changes in {
+            r"seg_offset must rise from 0 to T = 3": {"plan": SegmentPlan.from_slots([0, 1])},
+            r"seg_slot must be -1 or a slot from 0 to 1; got \[0, 2\]": {"plan": SegmentPlan.from_slots([0, 2, 2])},
+            r"a must have shape \[any, 7\]": {"x": torch.zeros(3, 7)},
+            r"y must have shape \[3, any\]; got \[2, 9\]": {"y": torch.zeros(2, 9)},
+            r"among the 8; got 6 from column 3 on": {"y": torch.zeros(3, 8)},
+            r"y must be torch.float32": {"y": y.bfloat16()},
+        }.items():
+            with pytest.raises(ShapeError, match=match):
+                add(**{"y": y, "x": x, "plan": plan, **changes})
+        assert not y.any()
+    with pytest.raises(ShapeError, match="needs a bank"):
+        LoraAdd([])
+    with pytest.raises(ShapeError, match=r"a must have shape \[any, 8\]; got \[2, 5\]"):
+        LoraAdd([(0, bank), (6, make_bank([2], 5, 3, torch.float32))])
 
 
 def test_packing(isa: str) -> None:
