@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,9 @@ from lorid_engine.solver.packs import load_pack
 ALL = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 
 
-def measure(base: Path, rank: int, rows: list[int], options: argparse.Namespace) -> list[dict[str, Any]]:
+def measure(base: Path, rank: int, rows: list[int], options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """Tokens/s of both ways for every number of rows."""
     model = peft_model(base, rank, options.targets.split(","))
-    cells = []
     for count in rows:
         speeds: dict[str, list[float]] = {"peft": [], "accelerated": []}
         for _ in range(options.runs):
@@ -36,9 +36,7 @@ def measure(base: Path, rank: int, rows: list[int], options: argparse.Namespace)
             accelerate(model)
             speeds["accelerated"].append(measure_peft(model, count, 1, options.new)["tok_s"])
         times = statistics.median(a / b for a, b in zip(speeds["accelerated"], speeds["peft"], strict=True))
-        cells.append({"rank": rank, "rows": count, **speeds, "times": times})
-        print(f"rank {rank}, {count} rows: {speeds}, {times:.2f}x", flush=True)
-    return cells
+        yield {"rank": rank, "rows": count, **speeds, "times": times}
 
 
 def main() -> None:
@@ -53,16 +51,22 @@ def main() -> None:
     options = parser.parse_args()
     base = resolve_base(load_pack().base, env.cache_dir())
     rows = [int(count) for count in options.rows.split(",")]
-    cells = [cell for rank in options.ranks.split(",") for cell in measure(base, int(rank), rows, options)]
+    cells: list[dict[str, Any]] = []
 
     def shown(speeds: list[float]) -> str:
         return f"{statistics.median(speeds):.1f} ({min(speeds):.1f} to {max(speeds):.1f})"
 
-    lines = [(c["rank"], c["rows"], shown(c["peft"]), shown(c["accelerated"]), f"{c['times']:.2f}") for c in cells]
-    header = ("rank", "rows", "PEFT, tokens/s", "accelerated", "times")
-    about = f"Adapters of {options.targets}; prompt 128, {options.new} decode steps, medians of {options.runs} interleaved runs."
-    named = {name: str(value) for name, value in vars(options).items() if name != "out"}
-    write_result(options.out, {"options": named, "cells": cells}, f"{about}\n\n{table(header, lines)}")
+    def write() -> None:
+        lines = [(c["rank"], c["rows"], shown(c["peft"]), shown(c["accelerated"]), f"{c['times']:.2f}") for c in cells]
+        header = ("rank", "rows", "PEFT, tokens/s", "accelerated", "times")
+        about = f"Adapters of {options.targets}; prompt 128, {options.new} decode steps, medians of {options.runs} interleaved runs."
+        named = {name: str(value) for name, value in vars(options).items() if name != "out"}
+        write_result(options.out, {"options": named, "cells": cells}, f"{about}\n\n{table(header, lines)}")
+
+    for rank in options.ranks.split(","):
+        for cell in measure(base, int(rank), rows, options):
+            cells.append(cell)
+            write()  # after every cell: PEFT takes minutes for one
 
 
 if __name__ == "__main__":

@@ -163,13 +163,17 @@ int ThreadsFor(int64_t products, int threads) {
 class LoraAdder {
  public:
   LoraAdder(DType dtype, int32_t in_features, std::vector<ModuleAddresses> modules)
-      : dtype_(dtype), in_features_(in_features), modules_(std::move(modules)) {}
+      : dtype_(dtype), in_features_(in_features), modules_(std::move(modules)) {
+    for (const ModuleAddresses& module : modules_)
+      num_ranks_.push_back(At<const int32_t>(module.rank_offset)[module.num_slots]);
+  }
 
   // threads: 0 = the host's, or one for each core.
   void Run(Address x, int64_t x_stride, Address y, int64_t y_stride, int32_t out_features, const SegmentAddresses& plan,
            int threads) const {
     const Segments segments = plan.Get();
     CheckPlan(segments);
+    CheckRanks();
     std::vector<std::vector<LoraShare>> shares;
     std::vector<std::unique_ptr<float[]>> shrunk;
     std::vector<LoraTarget> targets;
@@ -201,6 +205,20 @@ class LoraAdder {
   }
 
  private:
+  // Whoever changes the offsets later must not have A and B read, or A x written, past their ends.
+  void CheckRanks() const {
+    for (size_t m = 0; m < modules_.size(); m++) {
+      const ModuleAddresses& module = modules_[m];
+      const auto* offset = At<const int32_t>(module.rank_offset);
+      bool right = offset[0] == 0 && offset[module.num_slots] == num_ranks_[m];
+      for (int32_t n = 0; n < module.num_slots; n++) {
+        const int64_t rank = static_cast<int64_t>(offset[n + 1]) - offset[n];
+        right = right && rank >= 0 && rank <= module.max_rank;
+      }
+      LORID_CHECK(right, "rank_offset must go from 0 to ", num_ranks_[m], " by ranks of at most ", module.max_rank);
+    }
+  }
+
   void CheckPlan(const Segments& segments) const {
     int32_t num_slots = INT32_MAX;
     for (const ModuleAddresses& module : modules_) num_slots = std::min(num_slots, module.num_slots);
@@ -216,6 +234,7 @@ class LoraAdder {
   DType dtype_;
   int32_t in_features_;
   std::vector<ModuleAddresses> modules_;
+  std::vector<int32_t> num_ranks_;  // of each module's slots together
 };
 
 void RmsNorm(DType dtype, Address x, int64_t x_stride, Address weight, float epsilon, int32_t rows, int32_t features,

@@ -101,7 +101,9 @@ class ThreadPool {
     auto before = Clock::now();
     Publish(0);
     if (host_.parallel != nullptr && threads > 1) {
-      host_.parallel(&ThreadPool::WorkForHost, this, static_cast<unsigned>(threads), 0);
+      // A team as large as the host's own: of a smaller one, OpenMP ends the threads that are left over.
+      const int team = std::max(threads, host_.max_threads());
+      host_.parallel(&ThreadPool::WorkForHost, this, static_cast<unsigned>(team), 0);
     } else {
       Work(0);
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import re
 from pathlib import Path
 from types import ModuleType
@@ -59,19 +60,27 @@ def op_threads() -> int:
 def _share_threads_of_torch(loaded: ModuleType) -> None:
     """Has single ops run on the threads of the OpenMP that torch computes with, if there is one: they spin for milliseconds
     after each op of torch's, and threads of our own would share the cores with them."""
-    try:
-        maps = Path("/proc/self/maps").read_text()
-    except OSError:
-        return
-    if (path := _openmp_of_torch(maps)) is None:
-        return
-    library = ctypes.CDLL(path)
     names = {"parallel": "GOMP_parallel", "thread_num": "omp_get_thread_num", "max_threads": "omp_get_max_threads"}
-    try:
-        places = {key: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for key, name in names.items()}
-    except AttributeError:  # a runtime without GNU's entry points
+    if _in_child:  # of a fork, where OpenMP's threads are not
         return
-    loaded.set_host_threads(**places)
+    for find in (lambda: None, lambda: _openmp_of_torch(Path("/proc/self/maps").read_text())):
+        try:
+            path = find()
+            library = ctypes.CDLL(path)  # None: what the whole process sees, as where a runtime is preloaded
+            places = {key: ctypes.cast(getattr(library, name), ctypes.c_void_p).value for key, name in names.items()}
+        except (OSError, AttributeError):  # no such file, or a runtime without GNU's entry points
+            continue
+        loaded.set_host_threads(**places)
+        return
+
+
+def _note_child() -> None:
+    global _in_child
+    _in_child = True
+
+
+_in_child = False
+os.register_at_fork(after_in_child=_note_child)
 
 
 def _openmp_of_torch(maps: str) -> str | None:

@@ -151,7 +151,7 @@ def _lists(banks: Sequence[tuple[int, AdapterBank]]) -> tuple[list[Any], ...]:
 
 class LoraAdd:
     """lora_add for banks that stay as they are: they are checked once, so that on the CPU a call takes a fraction of the time in
-    Python. LORID_THREADS is read once, too.
+    Python. LORID_THREADS is read once, too. Values of A, B and scale may change in place; sizes and storage must not.
 
     Args:
         banks: as in lora_add.

@@ -67,6 +67,20 @@ def test_follows_rows_and_slots() -> None:
     check(stacked, [], rows, padded=2)
 
 
+def test_outputs_of_another_dtype_are_not_rounded() -> None:
+    stacked, rows = Stacked(), DeviceRows(SLOTS, 8, "cpu")
+    stacked.load(1, 8, [0, 1])
+    a, b = ([each.half() for each in tensors] for tensors in (stacked.a, stacked.b))
+    rows.set(torch.tensor([1, -1]))
+    y = random(2, sum(COLUMNS)) + 1000.0
+    before = y.clone()
+    add_shares(y, random(2, FEATURES).half(), a, b, COLUMNS, rows.order, rows.seg_offset, rows.seg_slot)
+    assert_same_bits(y[1], before[1])
+    assert_same_bits(y[0, 56:], before[0, 56:])
+    added = y[0, :56] - before[0, :56]
+    assert (added % 0.5 != 0).any()  # float16 has steps of 0.5 there
+
+
 def test_opcheck() -> None:
     stacked, rows = Stacked(), DeviceRows(SLOTS, 8, "cpu")
     stacked.load(1, 8, [0, 1])
@@ -83,6 +97,8 @@ def test_refuses() -> None:
     with pytest.raises(ShapeError, match=r"lora_a_stacked must be torch\.float16"):
         y, x = torch.zeros(2, sum(COLUMNS)).half(), torch.zeros(2, FEATURES).half()
         add_shares(y, x, stacked.a, stacked.b, *tables)
+    with pytest.raises(ShapeError, match="x has 9 rows, more than the 8 of DeviceRows"):
+        add_shares(torch.zeros(9, sum(COLUMNS)), torch.zeros(9, FEATURES), stacked.a, stacked.b, *tables)
     odd = [torch.zeros(SLOTS, 1, 1, 47)], [torch.zeros(SLOTS, 1, 40, 1)]
     with pytest.raises(ShapeError, match="rank times its features"):
         add_shares(torch.zeros(2, 40), torch.zeros(2, 47), *odd, [40], *tables[1:])

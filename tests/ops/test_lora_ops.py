@@ -328,11 +328,11 @@ def test_add_prepared_refuses_what_add_does() -> None:
     with torch.no_grad():
         for match, changes in {
             r"seg_offset must rise from 0 to T = 3": {"plan": SegmentPlan.from_slots([0, 1])},
-            r"seg_slot must be -1 or a slot from 0 to 1; got \[0, 2\]": {"plan": SegmentPlan.from_slots([0, 2, 2])},
+            r"seg_slot must be -1 or a slot from 0 to 2; got \[0, 5\]": {"plan": SegmentPlan.from_slots([0, 5, 5])},
             r"a must have shape \[any, 7\]": {"x": torch.zeros(3, 7)},
             r"y must have shape \[3, any\]; got \[2, 9\]": {"y": torch.zeros(2, 9)},
             r"among the 8; got 6 from column 3 on": {"y": torch.zeros(3, 8)},
-            r"y must be torch.float32": {"y": y.bfloat16()},
+            r"y must be torch\.float32": {"y": y.bfloat16()},
         }.items():
             with pytest.raises(ShapeError, match=match):
                 add(**{"y": y, "x": x, "plan": plan, **changes})

@@ -17,9 +17,9 @@ from lorid_engine.ops import AdapterBank, SegmentPlan, cpu, lora_linear, pack_li
 
 torch.manual_seed(0)
 bank = AdapterBank.from_tensors([(torch.randn(70, 131), torch.randn(200, 70), 0.5)])
-weight, x = pack_linear(torch.randn(200, 131)), torch.randn(90, 131)
+weight, x = torch.randn(200, 131), torch.randn(90, 131)
 plan = SegmentPlan.from_slots([0] * 60 + [-1] * 30)
-result = lambda: lora_linear(x, weight, bank, plan)
+result = lambda: lora_linear(x, pack_linear(weight), bank, plan)
 """
 
 
@@ -36,6 +36,23 @@ def test_as_many_as_torch_has() -> None:
     code = "torch.set_num_threads(3); print(cpu.op_threads(), cpu.extension().max_host_threads())"
     assert run(code) == "3 3"
     assert run("os.environ['LORID_THREADS'] = '5'; print(cpu.op_threads())") == "5"
+
+
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="this torch computes without OpenMP")
+def test_torchs_threads_live_on() -> None:
+    """OpenMP ends the threads that a smaller team leaves over, and torch would have to start them anew after each op of ours."""
+    code = """
+torch.set_num_threads(4)
+big = torch.randn(400, 400)
+big @ big
+before = set(os.listdir("/proc/self/task"))
+for threads in ("2", "3", "1"):
+    os.environ["LORID_THREADS"] = threads
+    result()
+    big @ big
+print(set(os.listdir("/proc/self/task")) == before)
+"""
+    assert run(code) == "True"
 
 
 def test_the_same_bits_on_ours() -> None:
@@ -71,6 +88,20 @@ if child == 0:
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), torch.equal(first, result()))
 """
     assert run(code) == "0 True"
+
+
+def test_first_used_in_a_child_of_a_fork() -> None:
+    code = """
+torch.set_num_threads(2)
+big = torch.randn(400, 400)
+big @ big
+child = os.fork()
+if child == 0:
+    result()
+    os._exit(cpu.extension().max_host_threads())
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert run(code) == "0"
 
 
 def test_which_runtime_is_torchs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from lorid_engine import env
@@ -35,6 +36,8 @@ def register() -> None:
     else:
         raise ConfigError(f"LORID_VLLM=1 needs a CPU or an NVIDIA GPU; vLLM runs on {current_platform.device_name}")
     _registered = True
+    # What vLLM has compiled and kept, it would load again whether the plugin was there or not.
+    os.environ.setdefault("VLLM_USE_AOT_COMPILE", "0")
     type(current_platform).get_punica_wrapper = classmethod(lambda platform: wrapper)
     _watch_adapters()
     if current_platform.is_cpu():

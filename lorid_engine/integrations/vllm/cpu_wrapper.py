@@ -35,6 +35,8 @@ class LoridPunicaWrapperCPU(PunicaWrapperCPU):
             if module.punica_wrapper is not self or not hasattr(module, "lora_b_stacked"):
                 continue
             a, b = module.lora_a_stacked, module.lora_b_stacked
+            if isinstance(b, list):  # experts, which vLLM does not adapt on the CPU
+                continue
             if isinstance(b, tuple):
                 if a[0].shape[2] != b[0].shape[3]:  # cut among processes: vLLM's own
                     continue
@@ -68,7 +70,7 @@ class LoridPunicaWrapperCPU(PunicaWrapperCPU):
     ) -> None:
         """y += B A x, for the rows that are sampled from."""
         layer = _layers.get(lora_b_stacked.data_ptr())
-        if layer is None or layer.dtype_is_ours:
+        if layer is None or layer.takes(x):
             _add_linear(y, x, lora_b_stacked, "samples")
         else:
             with self.base_rows_kept("samples", y):
@@ -131,6 +133,10 @@ class _Layer:
                     self.banks.append((begin, bank))
         self.add = LoraAdd(self.banks) if self.banks else None
 
+    def takes(self, activations: torch.Tensor) -> bool:
+        """Whether our ops multiply the layer's adapters with activations of this dtype."""
+        return self.dtype_is_ours and activations.dtype == self.b[0].dtype
+
 
 # By the address of vLLM's first B, which stays where it is: all that a traced call has to name its layer.
 _layers: dict[int, _Layer] = {}
@@ -146,7 +152,7 @@ def _add_linear(y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, kind: str = "
     layer = _layers.get(b.data_ptr())
     if layer is None:  # no adapter has come yet
         return
-    if not layer.dtype_is_ours:
+    if not layer.takes(x):
         layer.wrapper.add_vllms_linear(y, x, layer)
         return
     if layer.add is None:  # as for most layers of adapters of q and v
@@ -160,9 +166,14 @@ def _add_linear(y: torch.Tensor, x: torch.Tensor, b: torch.Tensor, kind: str = "
         layer.add(y, x, rows.plan)
         return
     order = slice(None) if rows.order is None else rows.order
-    part = y[order].to(x.dtype)
-    layer.add(part, x[order], rows.plan)
-    y[order] = part.to(y.dtype)
+    if y.dtype == x.dtype:
+        part = y[order].contiguous()
+        layer.add(part, x[order], rows.plan)
+        y[order] = part
+    else:  # such as logits in float32, which must not be rounded on the way
+        share = x.new_zeros(int(rows.plan.seg_offset[-1]), y.shape[1])
+        layer.add(share, x[order], rows.plan)
+        y[order] += share.to(y.dtype)
 
 
 @torch.library.impl(_library, "add_embedding", "CPU")
@@ -170,7 +181,7 @@ def _add_embedding(y: torch.Tensor, x: torch.Tensor, b: torch.Tensor) -> None:
     layer = _layers.get(b.data_ptr())
     if layer is None:
         return
-    if not layer.dtype_is_ours:
+    if not layer.takes(y):
         layer.wrapper.add_vllms_embedding(y, x, layer)
         return
     rows = layer.wrapper.rows("tokens", x.shape[0])

@@ -127,9 +127,11 @@ def add_shares(
     expect_shape("x", x, None, a[0].shape[-1])
     expect_rows("x", x)
     expect_shape("y", y, x.shape[0], sum(columns))
-    for name, tensor in (("y", y), ("lora_a_stacked", a[0]), ("lora_b_stacked", b[0])):
+    for name, tensor in (("lora_a_stacked", a[0]), ("lora_b_stacked", b[0])):
         expect_dtype(name, tensor, x.dtype)
     rows = x.shape[0]
+    if rows > order.numel():
+        raise ShapeError(f"x has {rows} rows, more than the {order.numel()} of DeviceRows")
     if rows == 0:
         return
     key = a[0].data_ptr()
@@ -137,7 +139,8 @@ def add_shares(
         _layers[key] = _Layer.of(a, b)
     layer, segments = _layers[key], Segments(seg_offset, seg_slot)
     mine = order[:rows]
-    part, taken = y[mine], x[mine]
+    # In another dtype, such as a router's float32, what is there must not be rounded on the way.
+    part, taken = y[mine] if y.dtype == x.dtype else x.new_zeros(y.shape), x[mine]
     begin = 0
     for first in range(0, len(columns), _MOST_MODULES):
         modules = slice(first, min(first + _MOST_MODULES, len(columns)))
@@ -146,7 +149,7 @@ def add_shares(
         adapters = Adapters(*tables, ends, a[0].shape[2], anchor=layer.a[0])
         lora_expand(part[:, begin : begin + ends[-1]], shrink_summed(taken, adapters, segments), adapters, segments)
         begin += ends[-1]
-    y[mine] = part
+    y[mine] = part if y.dtype == x.dtype else y[mine] + part.to(y.dtype)
 
 
 @add_shares.register_fake
