@@ -221,8 +221,12 @@ def variants() -> dict[str, tuple[Case, Model, torch.dtype]]:
 
 
 def archs_of(name: str) -> tuple[int, ...]:
-    """What a variant is compiled for: float16 differs from bfloat16 in no way that an architecture could change."""
-    return (90,) if variants()[name][2] == torch.float16 else ARCHS
+    """What a variant is compiled for: float16 differs from bfloat16 in no way that an architecture could change, and of the small
+    model's shapes one GPU of each generation tells, of two the one with less shared memory."""
+    _, model, dtype = variants()[name]
+    if dtype == torch.float16:
+        return (90,)
+    return ARCHS if model is LLAMA else (86, 90, 120)
 
 
 @dataclass(frozen=True)
