@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -122,3 +123,15 @@ class AdapterBank:
             given = [None if share is None else (share.a, share.b, share.scale) for share in shares]
             banks[module] = cls.from_tensors(given, dtype=dtype)
         return banks
+
+
+def lists_of(banks: Sequence[tuple[int, AdapterBank]]) -> tuple[list[Any], ...]:
+    """a, b_t, rank_offset, scale, max_rank and first column of each module, as the registered ops take them."""
+    return (
+        [bank.a for _, bank in banks],
+        [bank.b_t for _, bank in banks],
+        [bank.rank_offset for _, bank in banks],
+        [bank.scale for _, bank in banks],
+        [bank.max_rank for _, bank in banks],
+        [begin for begin, _ in banks],
+    )

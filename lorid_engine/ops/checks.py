@@ -145,3 +145,27 @@ def check_module(
     expect_device(x, a=a, b_t=b_t)
     expect_device_or_host(x, rank_offset=rank_offset, scale=scale)
     check_bank(rank_offset, a.shape[0], max_rank)
+
+
+def check_modules(
+    name: str,
+    x: torch.Tensor,
+    out_features: int,
+    a: list[torch.Tensor],
+    b_t: list[torch.Tensor],
+    rank_offset: list[torch.Tensor],
+    scale: list[torch.Tensor],
+    max_rank: list[int],
+    col_begin: list[int],
+    seg_offset: torch.Tensor,
+    seg_slot: torch.Tensor,
+) -> None:
+    """check_module of each module of the op `name`, and check_plan with the slots that all of them have."""
+    if not a:
+        raise ShapeError(f"{name} needs a bank of adapters; got none")
+    if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
+        raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
+    expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
+    for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
+        check_module(x, out_features, *bank)
+    check_plan(x.shape[0], min(offset.numel() for offset in rank_offset) - 1, seg_offset, seg_slot)

@@ -10,14 +10,12 @@ import torch
 from lorid_engine import env
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu, gpu
-from lorid_engine.ops.adapter_bank import AdapterBank
+from lorid_engine.ops.adapter_bank import AdapterBank, lists_of
 from lorid_engine.ops.asked import asked_backend
 from lorid_engine.ops.checks import (
-    check_module,
-    check_plan,
+    check_modules,
     expect_apart,
     expect_device,
-    expect_device_or_host,
     expect_dtype,
     expect_floating,
     expect_rows,
@@ -37,14 +35,8 @@ def _check(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, se
     expect_rows("y", y)
     expect_apart("y", y)
     expect_device(x, y=y)
-    expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
-    if not a:
-        raise ShapeError("lora_add needs a bank of adapters; got none")
-    if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
-        raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
-    for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
-        check_module(x, y.shape[1], *bank)
-    check_plan(x.shape[0], min(offset.numel() for offset in rank_offset) - 1, seg_offset, seg_slot)
+    modules = (a, b_t, rank_offset, scale, max_rank, col_begin)
+    check_modules("lora_add", x, y.shape[1], *modules, seg_offset, seg_slot)
 
 
 @op(check=_check, fake=lambda *_: None, mutates=("y",))
@@ -134,19 +126,7 @@ def lora_add(y: torch.Tensor, x: torch.Tensor, banks: Sequence[tuple[int, Adapte
     Raises:
         ShapeError: shapes, dtypes or devices disagree.
     """
-    _lora_add(y, x, *_lists(banks), plan.seg_offset, plan.seg_slot)
-
-
-def _lists(banks: Sequence[tuple[int, AdapterBank]]) -> tuple[list[Any], ...]:
-    """a, b_t, rank_offset, scale, max_rank and col_begin of the op."""
-    return (
-        [bank.a for _, bank in banks],
-        [bank.b_t for _, bank in banks],
-        [bank.rank_offset for _, bank in banks],
-        [bank.scale for _, bank in banks],
-        [bank.max_rank for _, bank in banks],
-        [begin for begin, _ in banks],
-    )
+    _lora_add(y, x, *lists_of(banks), plan.seg_offset, plan.seg_slot)
 
 
 class LoraAdd:
@@ -170,7 +150,7 @@ class LoraAdd:
         no_rows = SegmentPlan.from_slots([], device=a.device)
         self(a.new_empty(0, self._out_features), a.new_empty(0, self._in_features), no_rows)  # for its checks
         if cpu.why_not_tensors(a) is None:
-            self._adder = _cpu_adder(*_lists(self._banks))
+            self._adder = _cpu_adder(*lists_of(self._banks))
             self._threads = env.threads() or 0
             self._segments = cpu.extension().Segments
 

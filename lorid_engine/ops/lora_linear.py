@@ -8,13 +8,11 @@ import torch
 
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu, gpu, plain_torch
-from lorid_engine.ops.adapter_bank import AdapterBank
+from lorid_engine.ops.adapter_bank import AdapterBank, lists_of
 from lorid_engine.ops.checks import (
-    check_module,
-    check_plan,
+    check_modules,
     expect_contiguous,
     expect_device,
-    expect_device_or_host,
     expect_dtype,
     expect_floating,
     expect_rows,
@@ -53,21 +51,14 @@ def _check(
     plain, packed = (out_features, x.shape[1]), packed_shape(x.dtype, out_features, x.shape[1])
     if tuple(weight.shape) not in (plain, packed):
         raise ShapeError(f"weight must be [O, I] = {list(plain)} or packed as {list(packed)}; got {list(weight.shape)}")
-    if not a:
-        raise ShapeError("lora_linear needs a bank of adapters; got none")
-    if not len(a) == len(b_t) == len(rank_offset) == len(scale) == len(max_rank) == len(col_begin):
-        raise ShapeError("every module needs its a, b_t, rank_offset, scale, max_rank and col_begin")
     expect_device(x, weight=weight)
-    expect_device_or_host(x, seg_offset=seg_offset, seg_slot=seg_slot)
-    for bank in zip(a, b_t, rank_offset, scale, max_rank, col_begin, strict=True):
-        check_module(x, out_features, *bank)
+    modules = (a, b_t, rank_offset, scale, max_rank, col_begin)
+    check_modules("lora_linear", x, out_features, *modules, seg_offset, seg_slot)
     if bias is not None:
         expect_shape("bias", bias, out_features)
         expect_dtype("bias", bias, torch.float64 if x.dtype == torch.float64 else torch.float32)
         expect_contiguous("bias", bias)
         expect_device(x, bias=bias)
-    slots = min((offset.numel() - 1 for offset in rank_offset), default=0)
-    check_plan(x.shape[0], slots, seg_offset, seg_slot)
     if len(dropout_module) != len(a):
         raise ShapeError(f"dropout needs a number for each of {len(a)} modules; got {len(dropout_module)}")
     if dropout_key is not None:
@@ -392,12 +383,7 @@ def lora_fused_linear(
         x,
         weight.data,
         weight.out_features,
-        [bank.a for _, bank in banks],
-        [bank.b_t for _, bank in banks],
-        [bank.rank_offset for _, bank in banks],
-        [bank.scale for _, bank in banks],
-        [bank.max_rank for _, bank in banks],
-        [begin for begin, _ in banks],
+        *lists_of(banks),
         plan.seg_offset,
         plan.seg_slot,
         weight.bias,
