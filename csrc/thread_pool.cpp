@@ -75,11 +75,10 @@ class BlockedSignals {
 
 class ThreadPool {
  public:
-  ThreadPool() = default;
-  explicit ThreadPool(const HostThreads& host) : host_(host) {}
-
-  void Run(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
+  // On `host`, or where it is none on threads of its own; a pool is always given the one kind or the other.
+  void Run(const std::vector<Phase*>& phases, int threads, const HostThreads& host, std::vector<double>* seconds) {
     const std::lock_guard<std::mutex> turn(run_mutex_);
+    host_ = host;
     threads = std::max(1, std::min(threads, kMaxThreads));
     if (host_.parallel == nullptr) threads = Grow(threads);
     items_.clear();
@@ -212,8 +211,8 @@ class ThreadPool {
     return ticket_.load();
   }
 
-  const HostThreads host_;  // none: the pool has threads of its own
   std::mutex run_mutex_;
+  HostThreads host_;  // of this run
   std::vector<Phase*> phases_;
   std::vector<int64_t> items_;
   bool timed_ = false;
@@ -242,14 +241,17 @@ void ForgetPool() {
 
 [[maybe_unused]] const int registered = pthread_atfork(nullptr, nullptr, ForgetPool);
 
-ThreadPool& Pool(bool on_host) {
-  const std::lock_guard<std::mutex> lock(pool_mutex);
-  if (on_host && host_threads.parallel != nullptr) {
-    if (host_pool == nullptr) host_pool = new ThreadPool(host_threads);
-    return *host_pool;
+void Run(const std::vector<Phase*>& phases, int threads, bool on_host, std::vector<double>* seconds) {
+  HostThreads host;
+  ThreadPool* mine = nullptr;
+  {
+    const std::lock_guard<std::mutex> lock(pool_mutex);
+    if (on_host) host = host_threads;
+    ThreadPool*& which = host.parallel != nullptr ? host_pool : pool;
+    if (which == nullptr) which = new ThreadPool;
+    mine = which;
   }
-  if (pool == nullptr) pool = new ThreadPool;
-  return *pool;
+  mine->Run(phases, threads, host, seconds);
 }
 
 }  // namespace
@@ -257,7 +259,6 @@ ThreadPool& Pool(bool on_host) {
 void SetHostThreads(const HostThreads& host) {
   const std::lock_guard<std::mutex> lock(pool_mutex);
   host_threads = host;
-  host_pool = nullptr;  // another call may be under way on the old one
 }
 
 int MaxHostThreads() {
@@ -265,10 +266,10 @@ int MaxHostThreads() {
   return host_threads.max_threads != nullptr ? host_threads.max_threads() : 0;
 }
 
-void RunPhasesOnHost(const std::vector<Phase*>& phases, int threads) { Pool(true).Run(phases, threads, nullptr); }
+void RunPhasesOnHost(const std::vector<Phase*>& phases, int threads) { Run(phases, threads, true, nullptr); }
 
 void RunPhases(const std::vector<Phase*>& phases, int threads, std::vector<double>* seconds) {
-  Pool(false).Run(phases, threads, seconds);
+  Run(phases, threads, false, seconds);
 }
 
 void SpinPause() {
