@@ -2,8 +2,9 @@
 
     python bench/vllm_lora.py [--ranks 16,64,512] [--rows 2,8,32] [--out bench/results/vllm-lora]      (make test-vllm runs it)
 
-The default pack's base in bfloat16 with random adapters of q_proj and v_proj, half of the rows each of two; greedy decode. And whether
-rows of the base in a mixed batch equal those of a batch of the base alone.
+The default pack's base in bfloat16 with random adapters of q_proj and v_proj, half of the rows each of two; greedy decode. The speed
+without LoRA is measured before and after the plugin's, for the machine drifts. And whether rows of the base in a mixed batch equal
+those of a batch of the base alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +33,7 @@ from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.solver.base_source import resolve_base
 from lorid_engine.solver.packs import load_pack
 
-BASE, OWN, PLUGIN = "without LoRA", "vLLM's own LoRA", "with the plugin"
+BASE, AGAIN, OWN, PLUGIN = "without LoRA", "without LoRA, again", "vLLM's own LoRA", "with the plugin"
 Cells = dict[tuple[str, int, int], Answer]
 
 
@@ -64,22 +66,31 @@ def base_rows(job: Job, rank: int, plugin: str) -> dict[str, Any]:
 def table(cells: Cells, ranks: Sequence[int], rows: Sequence[int], found: dict[str, Any], about: str) -> str:
     """What there is so far, in Markdown."""
 
+    def base(count: int) -> float | None:
+        speeds = [answer["tok_s"] for way in (BASE, AGAIN) if "tok_s" in (answer := cells.get((way, 0, count), {}))]
+        return statistics.mean(speeds) if speeds else None
+
     def row(title: str, system: str, rank: int) -> str:
         shown = []
         for count in rows:
-            answer, base = cells.get((system, rank, count), {"error": "-"}), cells.get((BASE, 0, count), {})
+            answer = cells.get((system, rank, count), {"error": "-"})
             if "error" in answer:
                 shown.append(answer["error"])
-            else:
-                share = f" ({answer['tok_s'] / base['tok_s']:.2f})" if system != BASE and "tok_s" in base else ""
-                shown.append(f"{answer['tok_s']:.1f}{share}")
+                continue
+            low, high = answer["tok_s_range"]
+            speed = f"{answer['tok_s']:.1f}" + (f", {low:.1f} to {high:.1f}" if answer["repeats"] > 1 else ", once")
+            alone = base(count)
+            shown.append(f"**{answer['tok_s'] / alone:.2f}** ({speed})" if rank and alone else speed)
         return f"| {title} | {' | '.join(shown)} |"
 
     lines = [about, "", f"| decode, tokens/s | {' | '.join(f'{count} rows' for count in rows)} |"]
-    lines += ["|---|" + "---|" * len(rows), row(BASE, BASE, 0)]
+    lines += ["|---|" + "---|" * len(rows), row(BASE, BASE, 0), row(AGAIN, AGAIN, 0)]
     for rank in ranks:
         lines += [row(f"rank {rank}, {system}", system, rank) for system in (OWN, PLUGIN)]
-    lines += ["", "In brackets: as a share of the speed without LoRA."]
+    lines += [
+        "",
+        "Medians and ranges of the repeats; in bold the share of the speed without LoRA, of its two medians' mean.",
+    ]
     if found:
         before, after = found["before"], found["after"]
         lines += ["", "| rows of the base beside rows with adapters | before | after |", "|---|---|---|"]
@@ -121,7 +132,7 @@ def main() -> None:
         result = {"seconds": time.monotonic() - start, "versions": versions, "cells": listed_cells, "base_rows": found}
         write_result(options.out, result, table(cells, options.ranks, options.rows, found, about))
 
-    for system, ranks in ((BASE, [0]), (PLUGIN, options.ranks), (OWN, options.ranks)):
+    for system, ranks in ((BASE, [0]), (PLUGIN, options.ranks), (AGAIN, [0]), (OWN, options.ranks)):
         for rank in ranks:
             cells |= measure(job, system, rank, options.rows, options.limit_s)
             write()

@@ -10,12 +10,14 @@
 
 #include "check.h"
 #include "ops/sample.h"
+#include "thread_pool.h"
 
 namespace lorid {
 
 namespace py = pybind11;
 using namespace py::literals;
 
+void BindLora(py::module_& m);
 void BindOps(py::module_& m);
 void BindProgram(py::module_& m);
 
@@ -24,6 +26,12 @@ using Address = uintptr_t;
 template <typename T>
 T* At(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+// An op alone, on the host's threads.
+inline void RunOne(Phase& phase, int threads) {
+  const py::gil_scoped_release release;
+  RunPhasesOnHost({&phase}, threads);
 }
 
 // A C-contiguous numpy array of exactly this element type and number of dimensions; nothing is converted.

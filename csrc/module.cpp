@@ -57,6 +57,7 @@ PYBIND11_MODULE(_C, m) {
             return std::make_pair(result.seconds, result.layer_seconds);
           },
           py::kw_only(), py::arg("rows"), py::arg("threads"), py::arg("runs"));
+  lorid::BindLora(m);
   lorid::BindOps(m);
   lorid::BindProgram(m);
 }

@@ -88,9 +88,11 @@ def _cell(measure: Measure | Exception, rows: int, job: Job) -> dict[str, Any]:
         first_line = next(iter(str(error).splitlines()), "")
         return {"error": f"{type(error).__name__}: {first_line}"}
     prefill, step = (statistics.median(run[place] for run in runs) for place in (0, 1))
+    steps = [step for _, step in runs]
     return {
         "ms_per_step": 1e3 * step,
         "tok_s": rows / step,
+        "tok_s_range": [rows / max(steps), rows / min(steps)],
         "prefill_tok_s": rows * job.prompt / prefill,
         "repeats": len(runs),
     }

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from lorid_engine.errors import DataError
 from lorid_engine.evaluation.problems import Problem, ProblemSet
-from lorid_engine.evaluation.results import ResultsFile
+from lorid_engine.evaluation.results import Records, ResultsFile
 from lorid_engine.evaluation.scores import (
     IrSample,
     Outcome,
@@ -81,7 +81,81 @@ def evaluation_settings(
     }
 
 
-class Evaluation:
+class Evaluated:
+    """What there is of an evaluation, and what it lacks.
+
+    Args:
+        problems: their indices name the records.
+        records: of a results file.
+
+    Raises:
+        DataError: the file's questions are not those of the data.
+    """
+
+    def __init__(self, problems: Sequence[Problem], records: Records) -> None:
+        self._problems, self._records = problems, records
+        self._replayed: dict[int, tuple[int, list[Outcome]]] = {}  # IR-IR of each question, with so many samples
+        known = {problem.index: (problem.question, problem.gold) for problem in problems}
+        for index, record in records.questions.items():
+            if known.get(index) != (record["question"], record["gold"]):
+                raise DataError(f"{records.path} has a question {index} that is not the data's; name another file")
+
+    def is_complete(self, *, baselines: bool) -> bool:
+        """Whether the file has all there is to know."""
+        if self._left(self._records.questions):
+            return False
+        return not baselines or not (self._left(self._records.greedy) or self._next_samples())
+
+    def report(self) -> dict[str, Any]:
+        """The report of what the file has; baselines only if they are all there."""
+        records = self._records
+        complete = self.is_complete(baselines=True)
+        seconds = records.seconds.values()
+        return build_report(records.questions, records.greedy, records.samples, seconds, baselines=complete)
+
+    def _left(self, records: dict[int, Any]) -> list[Problem]:
+        return [problem for problem in self._problems if problem.index not in records]
+
+    def _next_samples(self) -> dict[int, int]:
+        """How many IR samples which questions should have next; empty when the baselines have cost what the solver did.
+
+        The vote comes first: each question has equally many. Then IR-IR: those go on that do not agree yet. The rounds of the
+        solver count as the first samples: the draws of a (seed, question, role, round) are the same.
+        """
+        questions, most = self._records.questions, most_samples(self._records.settings)
+        budget, pools = solver_tokens(questions), self._pools()
+        if not budget:
+            return {}
+        each = min(map(len, pools.values()))
+        spent = vote_tokens(pools, each)
+        if spent <= budget and each < most:
+            drawn = [sample.tokens for pool in pools.values() for sample in pool]
+            per_sample = max(sum(drawn) / max(len(drawn), 1), budget / most)
+            wanted = min(most, max(each + 1, math.floor(budget / per_sample)))
+            return {index: wanted for index, pool in pools.items() if len(pool) < wanted}
+        curve = agreement_curve({index: self._replay(index, pool) for index, pool in pools.items()})
+        least = min(curve.undecided.values(), default=most)
+        if 2 * least + 2 > most or (curve.tokens and curve.tokens[-1] > budget):
+            return {}
+        wanted = min(most, 2 * least + _WAVE)
+        return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
+
+    def _replay(self, index: int, pool: Sequence[IrSample]) -> list[Outcome]:
+        """IR-IR of one question; once it agrees, more samples change nothing."""
+        held = self._replayed.get(index)
+        if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
+            held = len(pool), replay_ir(pool, self._records.questions[index]["gold"])
+            self._replayed[index] = held
+        return held[1]
+
+    def _pools(self) -> dict[int, list[IrSample]]:
+        return {
+            index: samples_so_far(record, self._records.samples.get(index, []))
+            for index, record in self._records.questions.items()
+        }
+
+
+class Evaluation(Evaluated):
     """Runs what a results file lacks, and records it as it comes: each question of the loop, each group of greedy roles, each
     question's samples of a wave.
 
@@ -94,25 +168,8 @@ class Evaluation:
     """
 
     def __init__(self, problems: ProblemSet, results: ResultsFile) -> None:
-        self._problems, self._results = problems.problems, results
-        self._replayed: dict[int, tuple[int, list[Outcome]]] = {}  # IR-IR of each question, with so many samples
-        known = {problem.index: (problem.question, problem.gold) for problem in self._problems}
-        for index, record in results.questions.items():
-            if known.get(index) != (record["question"], record["gold"]):
-                raise DataError(f"{results.path} has a question {index} that is not the data's; name another file")
-
-    def is_complete(self, *, baselines: bool) -> bool:
-        """Whether the file has all there is to know."""
-        if self._left(self._results.questions):
-            return False
-        return not baselines or not (self._left(self._results.greedy) or self._next_samples())
-
-    def report(self) -> dict[str, Any]:
-        """The report of what the file has; baselines only if they are all there."""
-        results = self._results
-        complete = self.is_complete(baselines=True)
-        seconds = results.seconds.values()
-        return build_report(results.questions, results.greedy, results.samples, seconds, baselines=complete)
+        super().__init__(problems.problems, results)
+        self._results = results
 
     def run(self, solver: Solver, watch: Watch, *, baselines: bool) -> None:
         """LoRID's loop over all questions; then, with baselines, greedy roles and IR samples.
@@ -137,9 +194,6 @@ class Evaluation:
             results.append(record)
             watch.item(solution.tokens + solution.cancelled_tokens, record["right"])
 
-    def _left(self, records: dict[int, Any]) -> list[Problem]:
-        return [problem for problem in self._problems if problem.index not in records]
-
     def _run_greedy(self, solver: Solver, watch: Watch) -> None:
         left, rows = self._left(self._results.greedy), solver.engine.max_batch_rows
         watch.stage("greedy roles", len(self._problems), len(self._problems) - len(left))
@@ -156,44 +210,6 @@ class Evaluation:
             shown = {role: sample.to_dict() for role, sample in roles.items()}
             self._results.append({"record": "greedy", "index": problem.index, **shown})
             watch.item(sum(len(sample.token_ids) for sample in roles.values()))
-
-    def _next_samples(self) -> dict[int, int]:
-        """How many IR samples which questions should have next; empty when the baselines have cost what the solver did.
-
-        The vote comes first: each question has equally many. Then IR-IR: those go on that do not agree yet. The rounds of the
-        solver count as the first samples: the draws of a (seed, question, role, round) are the same.
-        """
-        questions, most = self._results.questions, most_samples(self._results.settings)
-        budget, pools = solver_tokens(questions), self._pools()
-        if not budget:
-            return {}
-        each = min(map(len, pools.values()))
-        spent = vote_tokens(pools, each)
-        if spent <= budget and each < most:
-            drawn = [sample.tokens for pool in pools.values() for sample in pool]
-            per_sample = max(sum(drawn) / max(len(drawn), 1), budget / most)
-            wanted = min(most, max(each + 1, math.floor(budget / per_sample)))
-            return {index: wanted for index, pool in pools.items() if len(pool) < wanted}
-        curve = agreement_curve({index: self._replay(index, pool) for index, pool in pools.items()})
-        least = min(curve.undecided.values(), default=most)
-        if 2 * least + 2 > most or (curve.tokens and curve.tokens[-1] > budget):
-            return {}
-        wanted = min(most, 2 * least + _WAVE)
-        return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
-
-    def _replay(self, index: int, pool: Sequence[IrSample]) -> list[Outcome]:
-        """IR-IR of one question; once it agrees, more samples change nothing."""
-        held = self._replayed.get(index)
-        if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
-            held = len(pool), replay_ir(pool, self._results.questions[index]["gold"])
-            self._replayed[index] = held
-        return held[1]
-
-    def _pools(self) -> dict[int, list[IrSample]]:
-        return {
-            index: samples_so_far(record, self._results.samples.get(index, []))
-            for index, record in self._results.questions.items()
-        }
 
     def _extend(self, wanted: dict[int, int], solver: Solver, watch: Watch) -> None:
         """Draws IR samples until these questions have so many, and records each question's as soon as they are there."""

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -44,102 +45,32 @@ def _check_texts(record: dict[str, Any]) -> None:
             raise ValueError(f"its {name} is out of range")
 
 
-class ResultsFile:
-    """A results file that this process alone writes.
+class Records:
+    """What the records of a results file say.
 
-    Args:
-        path: made if it is not there; a last line that was cut short is removed.
-        settings: what decides the results. A file that was started with others is refused.
-        machine: of this run.
-
-    Raises:
-        DataError: other settings, a damaged line, another process that writes it, or no space.
+    Attributes:
+        path: of the file.
+        settings: what decides its results.
+        questions, greedy, samples: by question.
+        runs: the processes that wrote the file.
+        seconds: of each of them, until its last record.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], machine: dict[str, Any]) -> None:
-        self.path, self.settings = path, settings
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.settings: dict[str, Any] = {}
         self.questions: dict[int, dict[str, Any]] = {}
         self.greedy: dict[int, dict[str, Any]] = {}
         self.samples: dict[int, list[dict[str, Any]]] = {}
         self.runs: list[dict[str, Any]] = []
-        self.seconds: dict[int, float] = {}  # of each run, until its last record
-        self.repaired = False
-        self.start_clock()
-        try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        except OSError as error:
-            raise DataError(f"the results file {path} cannot be opened: {error.strerror}") from None
-        try:
-            if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise DataError(f"the results file {path} must be a file; name another")
-            self._lock()
-            self._read(settings)
-            self.run = len(self.runs) + 1
-            if not self._started:
-                self._write({"record": "settings", "format": _FORMAT, **settings})
-            self.append({"record": "run", "machine": machine})
-        except BaseException:
-            self.close()
-            raise
+        self.seconds: dict[int, float] = {}
 
-    def start_clock(self) -> None:
-        """Counts this run's seconds from now."""
-        self._start = time.perf_counter()
+    def take(self, record: dict[str, Any]) -> None:
+        """Adds a record.
 
-    def _lock(self) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"another process writes {self.path}; wait for it, or name another file") from None
-        except OSError:  # a file system without locks
-            pass
-
-    def _read(self, settings: dict[str, Any]) -> None:
-        try:
-            with open(self.path, "rb") as file:
-                data = file.read()
-        except OSError as error:
-            raise DataError(f"the results file {self.path} cannot be read: {error.strerror}") from None
-        lines = data.split(b"\n")
-        self.repaired = lines[-1] != b""
-        self._started = len(lines) > 1
-        if not data[: len(_FIRST)] == _FIRST[: len(data)]:
-            raise DataError(f"{self.path} is no results file; name another")
-        if not any(b'"record": "%s"' % kind in data for kind in (b"question", b"greedy", b"samples")):
-            os.ftruncate(self._file, 0)  # nothing was found yet: other settings may begin
-            self._started = False
-            return
-        for number, line in enumerate(lines[:-1], start=1):
-            try:
-                record = json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("no JSON object")
-                if number == 1:
-                    self._compare(record, settings)
-                else:
-                    self._take(record)
-            except DataError:
-                raise
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-                raise DataError(
-                    f"{self.path}, line {number}: this is no record of an evaluation ({error}); remove the line, or name "
-                    "another file"
-                ) from None
-        if self.repaired:
-            os.ftruncate(self._file, len(data) - len(lines[-1]))
-
-    def _compare(self, record: dict[str, Any], settings: dict[str, Any]) -> None:
-        if record.get("record") != "settings" or record.get("format") != _FORMAT:
-            raise DataError(f"{self.path} is a results file of another version; name another file")
-        for name, value in settings.items():
-            if record.get(name) != value:
-                was, now = (f"{each!r}"[:200] for each in (record.get(name), value))
-                raise DataError(
-                    f"{self.path} was started with {name} {was}; this command has {now}. "
-                    "Use the same settings, or name another file"
-                )
-
-    def _take(self, record: dict[str, Any]) -> None:
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is none, or contradicts those before.
+        """
         kind = record.get("record")
         if not isinstance(kind, str) or kind not in _KINDS:
             raise ValueError(f"its kind is {kind!r}")
@@ -163,6 +94,121 @@ class ResultsFile:
             raise ValueError(f"it is question {index} a second time")
         records[index] = record
 
+    def take_lines(self, lines: Sequence[bytes]) -> None:
+        """Adds the records of the file's whole lines, of which the first holds the settings.
+
+        Raises:
+            DataError: a line is none, or the file is of another version, or was started with other settings than those known.
+        """
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                if not isinstance(record, dict):
+                    raise ValueError("no JSON object")
+                if number > 1:
+                    self.take(record)
+                    continue
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+                raise DataError(
+                    f"{self.path}, line {number}: this is no record of an evaluation ({error}); remove the line, or name "
+                    "another file"
+                ) from None
+            if record.pop("record", None) != "settings" or record.pop("format", None) != _FORMAT:
+                raise DataError(f"{self.path} is a results file of another version; name another file")
+            self._compare(record)
+            self.settings = record
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        for name, value in self.settings.items():
+            if found.get(name) != value:
+                was, now = (f"{each!r}"[:200] for each in (found.get(name), value))
+                raise DataError(
+                    f"{self.path} was started with {name} {was}; this command has {now}. "
+                    "Use the same settings, or name another file"
+                )
+
+
+def read_results(path: Path) -> Records:
+    """The records of a results file, which stays as it is; a last line that is not whole is passed over.
+
+    Raises:
+        DataError: it cannot be read, or is no results file.
+    """
+    data, records = _bytes_of(path), Records(path)
+    if not data.startswith(_FIRST) or b"\n" not in data:
+        raise DataError(f"{path} is no results file; name another")
+    records.take_lines(data.split(b"\n")[:-1])
+    return records
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"the results file {path} cannot be read: {error.strerror}") from None
+
+
+class ResultsFile(Records):
+    """A results file that this process alone writes.
+
+    Args:
+        path: made if it is not there; a last line that was cut short is removed.
+        settings: what decides the results. A file that was started with others is refused.
+        machine: of this run.
+
+    Raises:
+        DataError: other settings, a damaged line, another process that writes it, or no space.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any], machine: dict[str, Any]) -> None:
+        super().__init__(path)
+        self.settings = settings
+        self.repaired = False
+        self.start_clock()
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        except OSError as error:
+            raise DataError(f"the results file {path} cannot be opened: {error.strerror}") from None
+        try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise DataError(f"the results file {path} must be a file; name another")
+            self._lock()
+            self._read()
+            self.run = len(self.runs) + 1
+            if not self._started:
+                self._write({"record": "settings", "format": _FORMAT, **settings})
+            self.append({"record": "run", "machine": machine})
+        except BaseException:
+            self.close()
+            raise
+
+    def start_clock(self) -> None:
+        """Counts this run's seconds from now."""
+        self._start = time.perf_counter()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"another process writes {self.path}; wait for it, or name another file") from None
+        except OSError:  # a file system without locks
+            pass
+
+    def _read(self) -> None:
+        data = _bytes_of(self.path)
+        lines = data.split(b"\n")
+        self.repaired = lines[-1] != b""
+        self._started = len(lines) > 1
+        if not data[: len(_FIRST)] == _FIRST[: len(data)]:
+            raise DataError(f"{self.path} is no results file; name another")
+        if not any(b'"record": "%s"' % kind in data for kind in (b"question", b"greedy", b"samples")):
+            os.ftruncate(self._file, 0)  # nothing was found yet: other settings may begin
+            self._started = False
+            return
+        self.take_lines(lines[:-1])
+        if self.repaired:
+            os.ftruncate(self._file, len(data) - len(lines[-1]))
+
     def append(self, record: dict[str, Any]) -> None:
         """Adds a record to the file and to what it holds; when this returns, no kill can lose it.
 
@@ -171,7 +217,7 @@ class ResultsFile:
         """
         record = {**record, "run": self.run, "at": round(time.perf_counter() - self._start, 3)}
         self._write(record)
-        self._take(record)
+        self.take(record)
 
     def _write(self, record: dict[str, Any]) -> None:
         line = json.dumps(record).encode() + b"\n"

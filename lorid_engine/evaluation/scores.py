@@ -186,10 +186,15 @@ def _within(tokens: Sequence[float], budget: float) -> int:
     return max(1, sum(each <= budget for each in tokens))
 
 
+def _most_rounds(questions: Mapping[int, Record]) -> int:
+    return max((record["rounds"] for record in questions.values() if "error" not in record), default=1)
+
+
 def _solver_report(questions: Mapping[int, Record]) -> dict[str, Any]:
     curve = solver_curve(questions)
+    final = curve.at(_most_rounds(questions))
     ended = [record["rounds"] for record in questions.values() if "error" not in record]
-    final, rounds = curve.at(max(ended, default=1)), Counter(ended)
+    rounds = Counter(ended)
     return {
         "accuracy": {score: interval(_score(final, score)) for score in _SCORES},
         "agreed": _mean(float(outcome.agreed) for outcome in final),
@@ -200,32 +205,56 @@ def _solver_report(questions: Mapping[int, Record]) -> dict[str, Any]:
     }
 
 
-def _vote_report(
+@dataclass(frozen=True)
+class _Vote:
+    """A vote of each question's first samples, 1 to as many as all questions have.
+
+    Attributes:
+        right: of each question, whether the majority is right after 1, 2, ... samples.
+        tokens: mean of a question for 1, 2, ... samples.
+        taken: how many samples are within the budget.
+    """
+
+    right: list[list[float]]
+    tokens: list[float]
+    taken: int
+
+    @classmethod
+    def of(cls, questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float) -> _Vote:
+        each = min(map(len, pools.values()))
+        right = [_votes(pools[index], record["gold"], each) for index, record in questions.items()]
+        tokens = [vote_tokens(pools, count) for count in range(1, each + 1)]
+        return cls(right, tokens, _within(tokens, budget))
+
+    def after(self, count: int) -> list[float]:
+        """Whether each question's majority is right after so many samples."""
+        return [row[count - 1] for row in self.right]
+
+
+def _ir_agreement(
     questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
-) -> dict[str, Any]:
-    each = min(map(len, pools.values()))
-    right = [_votes(pools[index], record["gold"], each) for index, record in questions.items()]
-    tokens = [vote_tokens(pools, count) for count in range(1, each + 1)]
-    taken = _within(tokens, budget)
-    curve = [
-        {"samples": count, "tokens": tokens[count - 1], "accuracy": _mean(row[count - 1] for row in right)}
-        for count in range(1, each + 1)
-    ]
+) -> tuple[AgreementCurve, int]:
+    """IR-IR, and how many of its rounds are within the budget."""
+    curve = agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
+    return curve, _within(curve.tokens, budget)
+
+
+def _vote_report(vote: _Vote, budget: float) -> dict[str, Any]:
+    counts = range(1, len(vote.tokens) + 1)
     return {
-        "samples": taken,
-        "tokens_per_question": tokens[taken - 1],
-        "reached_budget": tokens[-1] > budget,
-        "accuracy": interval(row[taken - 1] for row in right),
-        "one_sample": interval(row[0] for row in right),
-        "curve": curve,
+        "samples": vote.taken,
+        "tokens_per_question": vote.tokens[vote.taken - 1],
+        "reached_budget": vote.tokens[-1] > budget,
+        "accuracy": interval(vote.after(vote.taken)),
+        "one_sample": interval(vote.after(1)),
+        "curve": [
+            {"samples": count, "tokens": vote.tokens[count - 1], "accuracy": _mean(vote.after(count))}
+            for count in counts
+        ],
     }
 
 
-def _ir_agreement_report(
-    questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
-) -> dict[str, Any]:
-    curve = agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
-    taken = _within(curve.tokens, budget)
+def _ir_agreement_report(curve: AgreementCurve, taken: int, budget: float) -> dict[str, Any]:
     outcomes = curve.at(taken)
     return {
         "rounds_at_most": taken,
@@ -235,6 +264,34 @@ def _ir_agreement_report(
         "accuracy": {score: interval(_score(outcomes, score)) for score in _SCORES},
         "curve": _points(curve),
     }
+
+
+def right_by_way(
+    questions: Mapping[int, Record], greedy: Mapping[int, Record], samples: Mapping[int, Sequence[Record]]
+) -> dict[str, list[float]]:
+    """What each way of answering got right, question by question, so that ways can be compared in pairs.
+
+    Args:
+        questions, greedy, samples: a results file's records, by question, baselines complete.
+
+    Returns:
+        1 or 0 for each question, in the order of `questions`: ir_greedy, dr_greedy, ir_sample; strict_any, strict and fallback
+        of the loop; vote and ir_ir (its fallback) at the loop's mean tokens.
+    """
+    golds = {index: record["gold"] for index, record in questions.items()}
+    found = {
+        f"{role}_greedy": [float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items()]
+        for role in ("ir", "dr")
+    }
+    final = solver_curve(questions).at(_most_rounds(questions))
+    found |= {score: _score(final, score) for score in _SCORES}
+    if budget := solver_tokens(questions):
+        pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
+        vote = _Vote.of(questions, pools, budget)
+        curve, taken = _ir_agreement(questions, pools, budget)
+        found |= {"ir_sample": vote.after(1), "vote": vote.after(vote.taken)}
+        found["ir_ir"] = _score(curve.at(taken), "fallback")
+    return found
 
 
 def build_report(
@@ -278,6 +335,6 @@ def build_report(
         report[f"{role}_greedy"] = {"accuracy": interval(right)}
     budget = report["lorid"]["tokens_per_question"]
     if budget:  # else every question ended in an error, and nothing is compared
-        report["ir_vote"] = _vote_report(questions, pools, budget)
-        report["ir_ir"] = _ir_agreement_report(questions, pools, budget)
+        report["ir_vote"] = _vote_report(_Vote.of(questions, pools, budget), budget)
+        report["ir_ir"] = _ir_agreement_report(*_ir_agreement(questions, pools, budget), budget)
     return report

@@ -13,10 +13,10 @@ from peft import PeftModel
 from peft.tuners.lora import Linear, LoraLayer, LoraModel
 
 from lorid_engine.errors import ConfigError
-from lorid_engine.ops import AdapterBank, LoraDropout, PackedLinear, SegmentPlan, lora_linear, pack_linear
+from lorid_engine.ops import AdapterBank, LoraDropout, LoraLinear, PackedLinear, SegmentPlan, lora_linear, pack_linear
 from lorid_engine.ops import cpu as cpu_backend
 
-_BASE = "__base__"  # PEFT's name for rows without an adapter
+_Matrices = Sequence[tuple[torch.nn.Parameter, torch.nn.Parameter]]  # A and B of each adapter
 _DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -38,7 +38,8 @@ def accelerate(model: PeftModel) -> Acceleration:
 
     One adapter at a time and batches of mixed ones (`adapter_names=[...]`, a name or "__base__" for each sample) take one op a
     layer. Mixed batches then work in training, too, which PEFT itself refuses, if no layer is left. Adapters may be added,
-    deleted, switched, disabled and merged as before. Where no gradient is asked for, a layer on the CPU keeps a packed copy
+    deleted, switched, disabled and merged as before; after a change of weights that torch does not count (through `.data`, as PEFT's
+    hotswap_adapter makes), call accelerate again. Where no gradient is asked for, a layer on the CPU keeps a packed copy
     of its base weight: as much memory again as the accelerated layers' weights.
 
     Args:
@@ -64,7 +65,7 @@ def accelerate(model: PeftModel) -> Acceleration:
         else:
             left[name] = reason
     if not left:
-        _lift_training_ban(lora_model)
+        lora_model._enable_peft_forward_hooks = _TrainingHooks(lora_model)
     return Acceleration(tuple(accelerated), left)
 
 
@@ -108,21 +109,32 @@ def _why_not_adapters(layer: Any) -> str | None:
     return None
 
 
-def _lift_training_ban(lora_model: LoraModel) -> None:
-    """PEFT refuses adapter_names in training, where its own mixed forward was not tried; ours has gradients."""
-    original = type(lora_model)._enable_peft_forward_hooks
+class _TrainingHooks:
+    """A model's _enable_peft_forward_hooks without the ban of adapter_names in training, where PEFT's own mixed forward was not tried;
+    ours has gradients. A class, so that a copy of the model has its own."""
+
+    def __init__(self, lora_model: LoraModel) -> None:
+        self._model = lora_model
 
     @contextmanager
-    def hooks(*args: Any, **kwargs: Any) -> Iterator[None]:
+    def __call__(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        model = self._model
         with ExitStack() as stack:
-            training, lora_model.training = lora_model.training, False  # for the check alone
+            training, model.training = model.training, False  # for the check alone
             try:
-                stack.enter_context(original(lora_model, *args, **kwargs))
+                stack.enter_context(type(model)._enable_peft_forward_hooks(model, *args, **kwargs))
             finally:
-                lora_model.training = training
+                model.training = training
             yield
 
-    lora_model._enable_peft_forward_hooks = hooks
+
+def _version_of(tensor: torch.Tensor) -> tuple[Any, ...]:
+    """Another one once a tensor is another, or was changed in place by torch (not so through .data)."""
+    return tensor.data_ptr(), tensor._version, tensor.dtype, tensor.shape
+
+
+def _aliases(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    return [tensor.detach() for tensor in tensors]
 
 
 class _FastForward:
@@ -130,23 +142,36 @@ class _FastForward:
 
     def __init__(self, layer: Linear, number: int) -> None:
         self._layer, self._number = layer, number
-        self._weight: tuple[Any, PackedLinear] | None = None
-        self._bank: tuple[Any, AdapterBank] | None = None
+        # Each with its key. While the weights that a key names are held, no other can come to lie at their addresses.
+        self._weight: tuple[Any, PackedLinear, list[torch.Tensor]] | None = None
+        self._linear: tuple[Any, LoraLinear, list[torch.Tensor]] | None = None
         self._plan: tuple[Any, SegmentPlan] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies, which make what they keep themselves."""
+        return {"_layer": self._layer, "_number": self._number, "_weight": None, "_linear": None, "_plan": None}
 
     def __call__(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         layer = self._layer
         names = self._names(x, kwargs.get("adapter_names"))
         others = args or any(value is not None for key, value in kwargs.items() if key != "adapter_names")
-        if names is None or others or not self._takes(x):
+        base, matrices = layer.get_base_layer(), self._matrices()
+        if names is None or others or not self._takes(x, base.weight, matrices):
             return type(layer).forward(layer, x, *args, **kwargs)
         layer._check_forward_args(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
         if rows.stride(1) != 1:  # torch's own linear takes such rows, too
             rows = rows.contiguous()
-        trains = torch.is_grad_enabled() and (rows.requires_grad or any(p.requires_grad for p in self._matrices()))
-        plan = self._plan_of(names, rows, trains)
-        y = lora_linear(rows, self._weight_of(trains), self._bank_of(x.dtype, trains), plan, self._dropout(names, rows))
+        trains = torch.is_grad_enabled() and (
+            rows.requires_grad or any(p.requires_grad for pair in matrices for p in pair)
+        )
+        plan, dropout = self._plan_of(names, rows, trains), self._dropout(names, rows)
+        if trains or dropout is not None:
+            self._linear = None  # its copies would lie idle
+            bank = self._bank_of(x.dtype, matrices, trains)
+            y = lora_linear(rows, self._weight_of(base, packs=False), bank, plan, dropout)
+        else:
+            y = self._linear_of(base, matrices)(rows, plan)
         return y.view(*x.shape[:-1], y.shape[1])
 
     def _names(self, x: torch.Tensor, given: Sequence[str] | None) -> tuple[str, ...] | None:
@@ -159,57 +184,70 @@ class _FastForward:
         there = [name for name in layer.active_adapters if name in layer.lora_A]
         return (there[0],) if len(there) == 1 else None
 
-    def _takes(self, x: torch.Tensor) -> bool:
-        weight = self._layer.get_base_layer().weight
+    def _matrices(self) -> list[tuple[torch.nn.Parameter, torch.nn.Parameter]]:
+        """A and B of each adapter."""
+        a, b = self._layer.lora_A, self._layer.lora_B
+        return [(a[name].weight, b[name].weight) for name in a]
+
+    def _takes(self, x: torch.Tensor, weight: torch.Tensor, matrices: _Matrices) -> bool:
         return (
             x.dim() >= 2
             and x.numel() > 0
+            and bool(matrices)
             and x.dtype == weight.dtype
             and x.device == weight.device
             and not weight.requires_grad
             and _why_not_adapters(self._layer) is None
-            and all(p.device == x.device for p in self._matrices())
+            and all(p.device == x.device and not p.is_inference() for pair in matrices for p in pair)
+            and not weight.is_inference()  # whose changes torch does not count
         )
 
-    def _matrices(self) -> Iterator[torch.nn.Parameter]:
-        for name in self._layer.lora_A:
-            yield self._layer.lora_A[name].weight
-            yield self._layer.lora_B[name].weight
+    def _linear_of(self, base: torch.nn.Linear, matrices: _Matrices) -> LoraLinear:
+        """The layer without gradients, on copies of its weights."""
+        layer = self._layer
+        tensors = [base.weight, *(() if base.bias is None else (base.bias,)), *itertools.chain.from_iterable(matrices)]
+        scales = (float(layer.scaling[name]) for name in layer.lora_A)
+        key = *layer.lora_A, *scales, *map(_version_of, tensors)
+        held = self._linear
+        if held is None or held[0] != key:
+            weight = self._weight_of(base, packs=True)
+            linear = LoraLinear(weight, self._bank_of(base.weight.dtype, matrices, trains=False))
+            self._linear = held = key, linear, _aliases(tensors)
+        return held[1]
 
-    def _weight_of(self, trains: bool) -> PackedLinear:
-        base = self._layer.get_base_layer()
-        key = trains, base.weight.data_ptr(), base.weight._version, None if base.bias is None else base.bias._version
-        if self._weight is None or self._weight[0] != key:
+    def _weight_of(self, base: torch.nn.Linear, packs: bool) -> PackedLinear:
+        """The base's weight, packed where the C++ backend would take it and packs says so."""
+        tensors = [base.weight] if base.bias is None else [base.weight, base.bias]
+        key = packs, *map(_version_of, tensors)
+        held = self._weight
+        if held is None or held[0] != key:
             weight, bias = base.weight.detach(), None if base.bias is None else base.bias.detach().float()
-            packs = not trains and cpu_backend.why_not_tensors(weight) is None
-            plain = PackedLinear(weight.contiguous(), base.out_features, base.in_features, bias)
-            self._weight = key, pack_linear(weight, bias) if packs else plain
-        return self._weight[1]
+            if packs and cpu_backend.why_not_tensors(weight) is None:
+                made = pack_linear(weight, bias)
+            else:
+                made = PackedLinear(weight.contiguous(), base.out_features, base.in_features, bias)
+            self._weight = held = key, made, _aliases(tensors)
+        return held[1]
 
-    def _bank_of(self, dtype: torch.dtype, trains: bool) -> AdapterBank:
-        layer, names = self._layer, tuple(self._layer.lora_A)
-        key = dtype, names, *((p.data_ptr(), p._version) for p in self._matrices()), *layer.scaling.values()
-        if not trains and self._bank is not None and self._bank[0] == key:
-            return self._bank[1]
-        matrices = [layer.lora_A[name].weight for name in names], [layer.lora_B[name].weight for name in names]
-        ranks = [a.shape[0] for a in matrices[0]]
+    def _bank_of(self, dtype: torch.dtype, matrices: _Matrices, trains: bool) -> AdapterBank:
+        layer = self._layer
+        ranks = [a.shape[0] for a, _ in matrices]
         tables = "cpu" if trains else matrices[0][0].device  # what computes gradients reads them on the CPU
-        bank = AdapterBank(
-            torch.cat([a.to(dtype) for a in matrices[0]]),
-            torch.cat([b.t().to(dtype) for b in matrices[1]]).contiguous(),
+        return AdapterBank(
+            torch.cat([a.to(dtype) for a, _ in matrices]),
+            torch.cat([b.t().to(dtype) for _, b in matrices]).contiguous(),
             torch.tensor([0, *itertools.accumulate(ranks)], dtype=torch.int32, device=tables),
-            torch.tensor([float(layer.scaling[name]) for name in names], device=tables),
+            torch.tensor([float(layer.scaling[name]) for name in layer.lora_A], device=tables),
             max(ranks),
         )
-        self._bank = None if trains else (key, bank)
-        return bank
 
     def _plan_of(self, names: tuple[str, ...], rows: torch.Tensor, trains: bool) -> SegmentPlan:
         """A segment for each run of samples with one adapter."""
         slots = {name: slot for slot, name in enumerate(self._layer.lora_A)}
         count = rows.shape[0]
         key = names, count, tuple(slots), trains, rows.device
-        if self._plan is None or self._plan[0] != key:
+        held = self._plan
+        if held is None or held[0] != key:
             of_samples = [slots.get(name, -1) for name in names]
             runs = [(slot, len(list(run))) for slot, run in itertools.groupby(of_samples)]
             each = count // len(names)
@@ -219,8 +257,8 @@ class _FastForward:
                 torch.tensor(offset, dtype=torch.int32, device=device),
                 torch.tensor([slot for slot, _ in runs], dtype=torch.int32, device=device),
             )
-            self._plan = key, plan
-        return self._plan[1]
+            self._plan = held = key, plan
+        return held[1]
 
     def _dropout(self, names: tuple[str, ...], rows: torch.Tensor) -> LoraDropout | None:
         """PEFT's dropout of A's input, its mask drawn by our generator from keys that torch draws."""

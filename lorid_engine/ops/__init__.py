@@ -14,7 +14,7 @@ from lorid_engine.ops.embed import embed
 from lorid_engine.ops.lora_add import LoraAdd, lora_add
 from lorid_engine.ops.lora_dropout import LoraDropout, lora_dropout
 from lorid_engine.ops.lora_expand import lora_expand
-from lorid_engine.ops.lora_linear import lora_fused_linear, lora_linear
+from lorid_engine.ops.lora_linear import LoraLinear, lora_fused_linear, lora_linear
 from lorid_engine.ops.lora_shrink import lora_shrink
 from lorid_engine.ops.pack_linear import PackedLinear, pack_linear
 from lorid_engine.ops.packed_attention import packed_attention
@@ -29,6 +29,7 @@ __all__ = [
     "AdapterBank",
     "LoraAdd",
     "LoraDropout",
+    "LoraLinear",
     "Op",
     "PackedLinear",
     "SegmentPlan",

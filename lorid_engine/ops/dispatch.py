@@ -90,14 +90,19 @@ class Op:
         return self._reference(*args)
 
 
-def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
-    """Whether torch must see the call: it is traced or faked, or a gradient is asked for. Else its detour is saved."""
-    if (
+def is_watched() -> bool:
+    """Whether torch must see every call: it compiles, traces, or has modes, such as fake tensors, that take calls over."""
+    return bool(
         torch.compiler.is_compiling()
         or torch._C._get_tracing_state() is not None
         or torch._C._len_torch_dispatch_stack()
         or torch._C._len_torch_function_stack()
-    ):
+    )
+
+
+def _needs_dispatcher(args: tuple[Any, ...]) -> bool:
+    """Whether torch must see the call: it is watched, or a gradient is asked for. Else its detour is saved."""
+    if is_watched():
         return True
     wants_grad = torch.is_grad_enabled()
     flat = [each for arg in args for each in (arg if isinstance(arg, list) else (arg,))]

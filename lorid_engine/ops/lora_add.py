@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from lorid_engine import env
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import cpu, gpu
 from lorid_engine.ops.adapter_bank import AdapterBank, lists_of
-from lorid_engine.ops.asked import asked_backend
 from lorid_engine.ops.checks import (
     check_modules,
     expect_apart,
@@ -23,6 +21,7 @@ from lorid_engine.ops.checks import (
 )
 from lorid_engine.ops.dispatch import op
 from lorid_engine.ops.lora_products import modules_of
+from lorid_engine.ops.prepared import PreparedLora, extension_call
 from lorid_engine.ops.segment_plan import SegmentPlan
 
 
@@ -62,28 +61,9 @@ def _lora_add(
 
 @_lora_add.backend("cpu", why_not=lambda y, x, *_: cpu.why_not_tensors(x))
 def _cpu(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> None:
-    adder = _cpu_adder(a, b_t, rank_offset, scale, max_rank, col_begin)
+    call = extension_call(a, b_t, rank_offset, scale, max_rank, col_begin)
     plan = cpu.segments(x.shape[0], seg_offset, seg_slot)
-    adder.run(x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), y.shape[1], plan, cpu.op_threads())
-
-
-def _cpu_adder(a, b_t, rank_offset, scale, max_rank, col_begin) -> Any:
-    """The extension's part, over the modules as addresses."""
-    module = cpu.extension().LoraModule
-    modules = [
-        module(
-            a=a[m].data_ptr(),
-            b_t=b_t[m].data_ptr(),
-            rank_offset=rank_offset[m].data_ptr(),
-            scale=scale[m].data_ptr(),
-            num_slots=scale[m].numel(),
-            max_rank=max_rank[m],
-            col_begin=col_begin[m],
-            columns=b_t[m].shape[1],
-        )
-        for m in range(len(a))
-    ]
-    return cpu.extension().LoraAdder(dtype=cpu.dtype(a[0]), in_features=a[0].shape[1], modules=modules)
+    call.run(x.data_ptr(), x.stride(0), y.data_ptr(), y.stride(0), y.shape[1], plan, cpu.op_threads())
 
 
 def _why_not_triton(y, x, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot) -> str | None:
@@ -130,8 +110,9 @@ def lora_add(y: torch.Tensor, x: torch.Tensor, banks: Sequence[tuple[int, Adapte
 
 
 class LoraAdd:
-    """lora_add for banks that stay as they are: they are checked once, so that on the CPU a call takes a fraction of the time in
-    Python. LORID_THREADS is read once, too. Values of A, B and scale may change in place; sizes and storage must not.
+    """lora_add for banks that stay as they are: they are checked once, so that on the CPU, under torch.no_grad() or
+    inference_mode(), a call takes a fraction of the time in Python. LORID_THREADS is read once, too. Values of A, B and scale may
+    change in place; sizes and storage must not.
 
     Args:
         banks: as in lora_add.
@@ -141,51 +122,33 @@ class LoraAdd:
     """
 
     def __init__(self, banks: Sequence[tuple[int, AdapterBank]]) -> None:
-        self._banks, self._adder = list(banks), None
+        self._banks = list(banks)
         if not self._banks:
             raise ShapeError("LoraAdd needs a bank of adapters; got none")
         a = self._banks[0][1].a
-        self._dtype, self._in_features = a.dtype, a.shape[1]
         self._out_features = max(begin + bank.b_t.shape[1] for begin, bank in self._banks)
         no_rows = SegmentPlan.from_slots([], device=a.device)
-        self(a.new_empty(0, self._out_features), a.new_empty(0, self._in_features), no_rows)  # for its checks
-        if cpu.why_not_tensors(a) is None:
-            self._adder = _cpu_adder(*lists_of(self._banks))
-            self._threads = env.threads() or 0
-            self._segments = cpu.extension().Segments
+        lora_add(a.new_empty(0, self._out_features), a.new_empty(0, a.shape[1]), self._banks, no_rows)  # for its checks
+        self._prepared = PreparedLora.of(self._banks)
+
+    def __reduce__(self) -> tuple[type[LoraAdd], tuple[Any, ...]]:
+        return LoraAdd, (self._banks,)
 
     def __call__(self, y: torch.Tensor, x: torch.Tensor, plan: SegmentPlan) -> None:
         """lora_add(y, x, banks, plan)."""
-        if self._adder is not None and self._takes(y, x, plan):
-            offset, slot = plan.seg_offset, plan.seg_slot
-            rows = x.shape[0]
-            segments = self._segments(rows=rows, count=slot.numel(), offset=offset.data_ptr(), slot=slot.data_ptr())
-            columns = y.shape[1]
-            try:
-                self._adder.run(
-                    x.data_ptr(), self._in_features, y.data_ptr(), columns, columns, segments, self._threads
-                )
-                return
-            except ValueError:  # the plan does not fit, which lora_add says better
-                pass
+        prepared = self._prepared
+        if prepared is not None and prepared.takes(x, plan) and self._takes(y, x) and prepared.run(y, x, plan):
+            return
         lora_add(y, x, self._banks, plan)
 
-    def _takes(self, y: torch.Tensor, x: torch.Tensor, plan: SegmentPlan) -> bool:
-        """Whether these are what lora_add would pass on to the C++ backend; what is wrong with others is for it to say."""
-        in_shape, out_shape = x.shape, y.shape
+    def _takes(self, y: torch.Tensor, x: torch.Tensor) -> bool:
+        shape = y.shape
         return (
-            x.dtype is y.dtype is self._dtype
-            and len(in_shape) == len(out_shape) == 2
-            and in_shape[0] == out_shape[0]
-            and in_shape[1] == self._in_features
-            and out_shape[1] >= self._out_features
-            and x.is_contiguous()
+            y.dtype is x.dtype
+            and len(shape) == 2
+            and shape[0] == x.shape[0]
+            and shape[1] >= self._out_features
             and y.is_contiguous()
-            and x.is_cpu
             and y.is_cpu
-            and plan.seg_offset.is_cpu
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and type(x) is type(y) is torch.Tensor
-            and asked_backend() in (None, "cpu")
+            and type(y) is torch.Tensor
         )

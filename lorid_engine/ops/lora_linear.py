@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -23,6 +24,7 @@ from lorid_engine.ops.lora_dropout import LoraDropout
 from lorid_engine.ops.lora_dropout import check as check_dropout
 from lorid_engine.ops.lora_products import Module, modules_of
 from lorid_engine.ops.pack_linear import PackedLinear, packed_shape, unpack
+from lorid_engine.ops.prepared import PreparedLora, extension_call
 from lorid_engine.ops.segment_plan import SegmentPlan
 
 
@@ -197,6 +199,8 @@ def _why_not(
 ) -> str | None:
     if weight.dim() == 2:
         return "it takes weights from pack_linear; got a plain [O, I]"
+    if x.shape[1] == 0:
+        return "it takes no weights without inputs"
     return _why_not_modules(out_features, b_t, dropout_key) or cpu.why_not_tensors(x, weight, a[0])
 
 
@@ -205,25 +209,9 @@ def _cpu(
     x, weight, out_features, a, b_t, rank_offset, scale, max_rank, col_begin, seg_offset, seg_slot, bias, *_
 ) -> torch.Tensor:
     y = x.new_empty(x.shape[0], out_features)
-    cpu.extension().lora_linear(
-        dtype=cpu.dtype(x),
-        x=x.data_ptr(),
-        x_stride=x.stride(0),
-        in_features=x.shape[1],
-        out_features=out_features,
-        weight=weight.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
-        a=a[0].data_ptr(),
-        b_t=b_t[0].data_ptr(),
-        rank_offset=rank_offset[0].data_ptr(),
-        scale=scale[0].data_ptr(),
-        num_slots=scale[0].numel(),
-        max_rank=max_rank[0],
-        plan=cpu.segments(x.shape[0], seg_offset, seg_slot),
-        y=y.data_ptr(),
-        y_stride=out_features,
-        threads=cpu.op_threads(),
-    )
+    call = extension_call(a, b_t, rank_offset, scale, max_rank, [0], weight, bias)
+    plan = cpu.segments(x.shape[0], seg_offset, seg_slot)
+    call.run(x.data_ptr(), x.stride(0), y.data_ptr(), out_features, out_features, plan, cpu.op_threads())
     return y
 
 
@@ -391,3 +379,35 @@ def lora_fused_linear(
         list(modules),
         p,
     )
+
+
+class LoraLinear:
+    """lora_linear for a weight and a bank that stay as they are: they are checked once, so that on the CPU, under torch.no_grad() or
+    inference_mode(), a call takes a fraction of the time in Python. LORID_THREADS is read once, too. Values may change in place; sizes
+    and storage must not.
+
+    Args:
+        weight, bank: as in lora_linear; only with a packed weight is it faster.
+
+    Raises:
+        ShapeError: their sizes, dtypes or devices disagree.
+        BackendUnavailableError: the backend that was asked for cannot take them.
+    """
+
+    def __init__(self, weight: PackedLinear, bank: AdapterBank) -> None:
+        self._weight, self._bank = weight, bank
+        no_rows = SegmentPlan.from_slots([], device=bank.a.device)
+        lora_linear(bank.a.new_empty(0, weight.in_features), weight, bank, no_rows)  # for its checks
+        self._prepared = PreparedLora.of([(0, bank)], weight)
+
+    def __reduce__(self) -> tuple[type[LoraLinear], tuple[Any, ...]]:
+        return LoraLinear, (self._weight, self._bank)
+
+    def __call__(self, x: torch.Tensor, plan: SegmentPlan) -> torch.Tensor:
+        """lora_linear(x, weight, bank, plan)."""
+        prepared = self._prepared
+        if prepared is not None and prepared.takes(x, plan):
+            y = x.new_empty(x.shape[0], self._weight.out_features)
+            if prepared.run(y, x, plan):
+                return y
+        return lora_linear(x, self._weight, self._bank, plan)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lorid_engine.errors import DataError
-from lorid_engine.evaluation.results import ResultsFile
+from lorid_engine.evaluation.results import ResultsFile, read_results
 
 SETTINGS = {"data": "d.jsonl", "seed": 0, "limit": None}
 
@@ -28,6 +28,28 @@ def question(index: int) -> dict[str, Any]:
 
 def samples(index: int, first: int, count: int) -> dict[str, Any]:
     return {"record": "samples", "index": index, "first": first, "samples": [{"answer": "1", "tokens": 2}] * count}
+
+
+def test_reads_what_another_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    with opened(path) as results:
+        results.append(question(3))
+        results.append(samples(3, 0, 2))
+        with path.open("ab") as file:
+            file.write(b'{"record": "ques')  # a line in the making
+        before = path.read_bytes()
+        records = read_results(path)
+    assert (
+        records.settings == {"data": "d.jsonl", "seed": 0, "limit": None}
+        and set(records.questions) == {3}
+        and len(records.samples[3]) == 2
+    )
+    assert path.read_bytes() == before
+    path.write_text("no results\n")
+    with pytest.raises(DataError, match="is no results file"):
+        read_results(path)
+    with pytest.raises(DataError, match=r"cannot be read: No such file"):
+        read_results(tmp_path / "none.jsonl")
 
 
 def test_goes_on_where_it_was(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lorid_engine.evaluation.scores import (
     interval,
     is_right,
     replay_ir,
+    right_by_way,
     samples_so_far,
     solver_curve,
     vote_tokens,
@@ -54,10 +55,32 @@ def greedy(index: int, ir: str, dr: str) -> dict[str, Any]:
     return {"ir": {"answer": ir, "tokens": 4}, "kg": {"tokens": 4}, "dr": {"answer": dr, "tokens": 4}}
 
 
+GREEDY = {0: greedy(0, "7", "7"), 1: greedy(1, "8", "1"), 2: greedy(2, "1", "1"), 3: greedy(3, "1", "1")}
+
+
 @pytest.fixture(scope="module")
 def report() -> dict[str, Any]:
-    answers = {0: greedy(0, "7", "7"), 1: greedy(1, "8", "1"), 2: greedy(2, "1", "1"), 3: greedy(3, "1", "1")}
-    return build_report(QUESTIONS, answers, SAMPLES, [3.0, 7.0], baselines=True)
+    return build_report(QUESTIONS, GREEDY, SAMPLES, [3.0, 7.0], baselines=True)
+
+
+def test_each_way_question_by_question(report: dict[str, Any]) -> None:
+    found = right_by_way(QUESTIONS, GREEDY, SAMPLES)
+    assert found == {
+        "ir_greedy": [1, 1, 0, 0],
+        "dr_greedy": [1, 0, 0, 0],
+        "strict_any": [1, 0, 0, 1],
+        "strict": [1, 0, 0, 0],
+        "fallback": [1, 0, 1, 0],
+        "ir_sample": [1, 0, 1, 0],
+        "vote": [1, 1, 0, 0],
+        "ir_ir": [1, 1, 0, 0],
+    }
+    means = {way: sum(each) / 4 for way, each in found.items()}
+    assert {score: report["lorid"]["accuracy"][score]["value"] for score in ("strict_any", "strict", "fallback")} == {
+        score: means[score] for score in ("strict_any", "strict", "fallback")
+    }
+    assert report["ir_vote"]["accuracy"]["value"] == means["vote"]
+    assert report["ir_ir"]["accuracy"]["fallback"]["value"] == means["ir_ir"]
 
 
 def test_the_three_scores(report: dict[str, Any]) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch.fx.experimental.proxy_tensor import make_fx
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from helpers import assert_close
@@ -222,6 +224,54 @@ def test_restore_and_copies() -> None:
     restore(copied)
     assert torch.equal(logits(copied), before)
     restore(copied)
+
+
+def test_copies_and_pickles_of_a_model_that_has_run(tmp_path: Path) -> None:
+    model = make_model()
+    accelerate(model)
+    before = logits(model, adapter_names=NAMES)
+    assert_close(logits(copy.deepcopy(model), adapter_names=NAMES), before, 1e-5)
+    torch.save(model, tmp_path / "model.pt")
+    loaded = torch.load(tmp_path / "model.pt", weights_only=False)
+    assert_close(logits(loaded, adapter_names=NAMES), before, 1e-5)
+
+
+def test_weights_that_are_replaced() -> None:
+    """By other tensors of the same size, which may come to lie where those before lay."""
+    model, plain = make_model(bias=True), make_model(bias=True)
+    accelerate(model)
+    for seed in range(4):
+        for each in (model, plain):
+            random = torch.Generator().manual_seed(seed)
+            layer = each.base_model.model.model.layers[0].self_attn.q_proj
+            layer.base_layer.bias = torch.nn.Parameter(torch.randn(32, generator=random), requires_grad=False)
+            layer.lora_B["one"].weight = torch.nn.Parameter(torch.randn(32, 4, generator=random))
+            layer.scaling["one"] = torch.tensor(0.5 + seed)
+        assert_close(logits(model), logits(plain), 1e-5)
+    scaling = model.base_model.model.model.layers[0].self_attn.q_proj.scaling
+    scaling["one"].fill_(9.0)
+    assert not torch.equal(logits(model), logits(plain))
+
+
+def test_changes_through_data_need_accelerate_again() -> None:
+    model, plain = make_model(), make_model()
+    accelerate(model)
+    logits(model)
+    for each in (model, plain):
+        each.base_model.model.model.layers[0].self_attn.q_proj.lora_B["one"].weight.data.mul_(-2)
+    accelerate(model)
+    assert_close(logits(model), logits(plain), 1e-5)
+
+
+@torch.no_grad()
+def test_traced_models_compute() -> None:
+    model = make_model()
+    accelerate(model)
+    layer = model.base_model.model.model.layers[0].self_attn.q_proj
+    x = torch.randn(2, 3, 32, generator=torch.Generator().manual_seed(2))
+    expected = layer(x)
+    traced = make_fx(layer)(torch.zeros(2, 3, 32))
+    assert torch.equal(traced(x), expected)
 
 
 def test_bad_input() -> None:

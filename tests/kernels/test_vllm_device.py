@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 import torch
 
 from helpers import assert_close, assert_same_bits
 from lorid_engine.errors import ShapeError
+from lorid_engine.integrations.vllm import device
 from lorid_engine.integrations.vllm.device import DeviceRows, add_shares, refresh_layers
 from lorid_engine.integrations.vllm.slots import bank_of
 from lorid_engine.ops import SegmentPlan, gpu, lora_add, use_backend
@@ -24,6 +27,7 @@ class Stacked:
 
     def __init__(self) -> None:
         self.a = [torch.zeros(SLOTS, 1, MOST_RANKS, FEATURES) for _ in COLUMNS]
+        self.lora_a_stacked = tuple(self.a)
         self.b = [torch.zeros(SLOTS, 1, columns, MOST_RANKS) for columns in COLUMNS]
 
     def load(self, slot: int, rank: int, modules: list[int]) -> None:
@@ -32,7 +36,7 @@ class Stacked:
             if m in modules:
                 self.a[m][slot, 0, :rank] = random(rank, FEATURES, seed=rank + m)
                 self.b[m][slot, 0, :, :rank] = random(COLUMNS[m], rank, seed=rank + m + 50)
-        refresh_layers()
+        refresh_layers([self])
 
 
 def check(stacked: Stacked, slots: list[int], rows: DeviceRows, padded: int = 0) -> None:
@@ -65,6 +69,18 @@ def test_follows_rows_and_slots() -> None:
     stacked.load(0, 17, [2])
     check(stacked, [0, 2] * 5, rows)
     check(stacked, [], rows, padded=2)
+
+
+def test_tables_live_as_long_as_their_module() -> None:
+    before, rows, stacked = len(device._layers), DeviceRows(SLOTS, 64, "cpu"), Stacked()
+    check(stacked, [0, -1], rows)
+    stacked.load(0, 8, [0, 1])
+    stacked.load(1, 8, [0, 1])
+    check(stacked, [0, -1], rows)
+    assert len(device._layers) == before + 1
+    del stacked
+    gc.collect()
+    assert len(device._layers) == before
 
 
 def test_outputs_of_another_dtype_are_not_rounded() -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank, plan_of, poisoned_tail, strided
 from lorid_engine.errors import BackendUnavailableError, ShapeError
 from lorid_engine.ops import (
     AdapterBank,
     LoraAdd,
+    LoraLinear,
     PackedLinear,
     SegmentPlan,
     cpu,
@@ -341,6 +345,76 @@ def test_add_prepared_refuses_what_add_does() -> None:
         LoraAdd([])
     with pytest.raises(ShapeError, match=r"a must have shape \[any, 8\]; got \[2, 5\]"):
         LoraAdd([(0, bank), (6, make_bank([2], 5, 3, torch.float32))])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("ranks", [[3, 17], [512, 0], [0, 0]])
+def test_linear_prepared_has_the_bits_of_linear(isa: str, dtype: torch.dtype, has_bias: bool, ranks: list[int]) -> None:
+    """Where its short way can be taken, and where it cannot; also after values have changed in place."""
+    bank = make_bank(ranks, 131, 75, dtype)
+    bias = random(75, dtype=torch.float32, seed=4) if has_bias else None
+    weight = pack_linear(random(75, 131, dtype=dtype, seed=2), bias)
+    linear = LoraLinear(weight, bank)
+    for slots in ([0, 0, -1, 1, 1, 1, 0, -1, 1], [1], [-1, -1], [], [0] * 70 + [1] * 30):
+        x, plan = random(len(slots), 131, dtype=dtype), SegmentPlan.from_slots(slots)
+        expected = lora_linear(x, weight, bank, plan)
+        with torch.no_grad():
+            short, of_strided = linear(x, plan), linear(strided(x), plan)
+        for each in (short, of_strided, linear(x, plan)):
+            assert_same_bits(each, expected)
+        bank.scale.mul_(1.5)
+
+
+@torch.no_grad()
+def test_prepared_ops_are_seen_by_tracers_and_can_be_copied() -> None:
+    bank, weight = make_bank([4, 2], 8, 6, torch.float32), pack_linear(random(6, 8, dtype=torch.float32, seed=2))
+    linear, add, plan = LoraLinear(weight, bank), LoraAdd([(0, bank)]), SegmentPlan.from_slots([0, -1, 1])
+    x = random(3, 8, dtype=torch.float32)
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        y = linear(x, plan)
+        add(y, x, plan)
+        return y
+
+    expected = both(x)
+    assert_same_bits(make_fx(both)(torch.zeros(3, 8))(x), expected)
+    linear, add = copy.deepcopy((linear, add))
+    assert_same_bits(both(x), expected)
+
+
+def test_linear_without_inputs() -> None:
+    """Its outputs are the bias."""
+    bank, bias = (
+        AdapterBank(torch.zeros(2, 0), torch.zeros(2, 3), torch.tensor([0, 2], dtype=torch.int32), torch.ones(1), 2),
+        torch.ones(3),
+    )
+    weight, plan = pack_linear(torch.zeros(3, 0), bias), SegmentPlan.from_slots([0, -1])
+    with torch.no_grad():
+        for y in (
+            lora_linear(torch.zeros(2, 0), weight, bank, plan),
+            LoraLinear(weight, bank)(torch.zeros(2, 0), plan),
+        ):
+            assert y.tolist() == [[1.0] * 3] * 2
+
+
+def test_linear_prepared_refuses_what_linear_does() -> None:
+    bank, weight = make_bank([4, 2], 8, 6, torch.float32), pack_linear(torch.zeros(6, 8))
+    linear, x, plan = LoraLinear(weight, bank), torch.zeros(3, 8), SegmentPlan.from_slots([0, -1, 1])
+    with torch.no_grad():
+        for match, changes in {
+            r"seg_offset must rise from 0 to T = 3": {"plan": SegmentPlan.from_slots([0, 1])},
+            r"seg_slot must be -1 or a slot from 0 to 2; got \[0, 5\]": {"plan": SegmentPlan.from_slots([0, 5, 5])},
+            r"x must have shape \[T, 8\]; got \[3, 7\]": {"x": torch.zeros(3, 7)},
+            r"weight must be torch\.bfloat16": {"x": x.bfloat16()},
+            "x must be contiguous along its last dimension": {"x": torch.zeros(8, 3).t()},
+        }.items():
+            with pytest.raises(ShapeError, match=match):
+                linear(**{"x": x, "plan": plan, **changes})
+    with pytest.raises(ShapeError, match=r"b_t must have shape \[6, 5\]; got \[6, 6\]"):
+        LoraLinear(pack_linear(torch.zeros(5, 8)), bank)
+    with pytest.raises(ShapeError, match=r"weight must be torch\.float32; got torch\.bfloat16"):
+        LoraLinear(pack_linear(torch.zeros(6, 8).bfloat16()), bank)
 
 
 def test_packing(isa: str) -> None:

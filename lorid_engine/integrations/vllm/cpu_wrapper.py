@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -45,7 +47,10 @@ class LoridPunicaWrapperCPU(PunicaWrapperCPU):
                 layer = _Layer(self, (a,), (b,), (b.shape[2],))
             else:  # an embedding, whose A is looked up: its ranks are B's
                 layer = _Layer(self, (b.new_ones(b.shape[0], 1, b.shape[3], 1),), (b,), (b.shape[2],))
-            _layers[layer.b[0].data_ptr()] = layer
+            key = layer.b[0].data_ptr()
+            if key not in _layers:
+                weakref.finalize(module, _layers.pop, key, None)
+            _layers[key] = layer
 
     def add_lora_linear(
         self, y: torch.Tensor, x: torch.Tensor, lora_a_stacked: Any, lora_b_stacked: Any, *args: Any, **kwargs: Any
@@ -108,12 +113,10 @@ class LoridPunicaWrapperCPU(PunicaWrapperCPU):
 
 
 class _Layer:
-    """What the slots of one of vLLM's layers hold.
+    """What the slots of one of vLLM's layers hold, from its first use on: several adapters may come before a step.
 
     Attributes:
         dtype_is_ours: whether the C++ backend takes the layer's dtype.
-        banks: of the modules that some slot has ranks in, each with its first column.
-        add: of the banks, or None where there are none.
     """
 
     def __init__(
@@ -125,13 +128,18 @@ class _Layer:
     ) -> None:
         self.wrapper, self.a, self.b, self.columns = wrapper, tuple(a), tuple(b), tuple(columns)
         self.dtype_is_ours = cpu.why_not_tensors(*self.a, *self.b) is None
-        self.banks: list[tuple[int, AdapterBank]] = []
-        if self.dtype_is_ours:
-            for begin, each_a, each_b in zip(itertools.accumulate(columns, initial=0), self.a, self.b, strict=False):
-                bank = bank_of(each_a[:, 0], each_b[:, 0])
-                if bank is not None:
-                    self.banks.append((begin, bank))
-        self.add = LoraAdd(self.banks) if self.banks else None
+
+    @cached_property
+    def banks(self) -> list[tuple[int, AdapterBank]]:
+        """Of the modules that some slot has ranks in, each with its first column."""
+        begins = itertools.accumulate(self.columns, initial=0)
+        banks = [(begin, bank_of(a[:, 0], b[:, 0])) for begin, a, b in zip(begins, self.a, self.b, strict=False)]
+        return [(begin, bank) for begin, bank in banks if bank is not None]
+
+    @cached_property
+    def add(self) -> LoraAdd | None:
+        """Of the banks, or None where there are none."""
+        return LoraAdd(self.banks) if self.banks else None
 
     def takes(self, activations: torch.Tensor) -> bool:
         """Whether our ops multiply the layer's adapters with activations of this dtype."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -88,12 +90,22 @@ def _offset(tensor: torch.Tensor, anchor: torch.Tensor) -> int:
     return steps
 
 
-_layers: dict[int, _Layer] = {}
+_layers: dict[int, _Layer] = {}  # by the address of the first A, as long as the module lives that holds it
+_modules: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def refresh_layers() -> None:
-    """Has all layers take over what their slots hold, once an adapter has changed."""
-    for layer in _layers.values():
+def refresh_layers(modules: Iterable[Any]) -> None:
+    """Has all layers take over what their slots hold, once an adapter has changed.
+
+    Args:
+        modules: vLLM's LoRA layers; those with lora_a_stacked own the tables of these tensors.
+    """
+    for module in modules:
+        stacked = getattr(module, "lora_a_stacked", None)
+        if isinstance(stacked, tuple) and module not in _modules:
+            _modules.add(module)
+            weakref.finalize(module, _layers.pop, stacked[0].data_ptr(), None)
+    for layer in [*_layers.values()]:
         layer.refresh()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -24,9 +25,9 @@ class LoridPunicaWrapperGPU(PunicaWrapperGPU):
         super().update_metadata(*args, **kwargs)
         self._rows.set(self.token_lora_indices)
 
-    def take_slots(self, modules: object) -> None:
+    def take_slots(self, modules: Iterable[Any]) -> None:
         """An adapter has come into a slot: the tables that recorded graphs read take it over in place."""
-        refresh_layers()
+        refresh_layers(modules)
 
     def add_lora_linear(
         self,
