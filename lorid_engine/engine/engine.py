@@ -113,7 +113,9 @@ class Engine:
             from lorid_engine.engine.runner import build_runner
 
             runner, num_pages = build_runner(source, config, options, num_slots=NUM_SLOTS)
-        self._start(runner, tokenizer, config, num_pages, options.max_batch_rows, options.max_batch_tokens)
+        rows = options.max_batch_rows
+        gather = 1 if options.device == "cpu" else -(-rows // 8)
+        self._start(runner, tokenizer, config, num_pages, rows, options.max_batch_tokens, gather)
 
     def _start(
         self,
@@ -123,12 +125,13 @@ class Engine:
         num_pages: int,
         max_batch_rows: int,
         max_batch_tokens: int,
+        gather: int = 1,
     ) -> None:
         """The part of construction that does not load a model: tests put a runner of their own under the engine."""
         self.config, self.tokenizer, self.max_batch_rows = config, tokenizer, max_batch_rows
         self._runner = runner
         self._pool = PagePool(num_pages)
-        self._scheduler = Scheduler(self._pool, max_batch_rows, max_batch_tokens)
+        self._scheduler = Scheduler(self._pool, max_batch_rows, max_batch_tokens, gather)
         self._groups: dict[str, Group] = {}
         self._adapters = AdapterSlots(runner)
         self._prompts = PromptReader(tokenizer, config, num_pages)

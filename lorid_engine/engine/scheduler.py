@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
 from lorid_engine.engine.sequence import Sequence
 
+MOST_WAITS = 32
+
 
 @dataclass
 class Plan:
@@ -23,10 +25,14 @@ class Scheduler:
 
     Sequences past them keep their pages until somebody before them needs one; then the last one gives up all of its pages
     and later computes its tokens again (preemption: nothing is dropped).
+
+    While at least half of the rows decode, prefills wait until `gather` of them can share a step, at most MOST_WAITS steps: on
+    a GPU a step with a prefill is launched kernel by kernel, which takes several times as long as replaying a recorded one.
     """
 
-    def __init__(self, pool: PagePool, max_rows: int, max_tokens: int) -> None:
+    def __init__(self, pool: PagePool, max_rows: int, max_tokens: int, gather: int = 1) -> None:
         self.pool = pool
+        self._gather, self._waits = gather, 0
         self._max_rows, self._max_tokens = max_rows, max_tokens
         self.live: list[Sequence] = []
         self.preemptions = 0
@@ -54,7 +60,9 @@ class Scheduler:
         """Chooses the step's rows and takes their pages. A sequence's own tokens never depend on the choice."""
         plan, budget = Plan(), self._max_tokens
         chosen = self.live[: self._max_rows]
-        turns = [s for s in chosen if s.remaining == 1] + [s for s in chosen if s.remaining > 1]
+        turns, prefills = [s for s in chosen if s.remaining == 1], [s for s in chosen if s.remaining > 1]
+        if not self._wait(len(turns), len(prefills)):
+            turns += prefills
         scheduled: set[int] = set()
         for sequence in turns:
             if budget == 0:
@@ -71,6 +79,12 @@ class Scheduler:
             plan.starved = chosen[0]
         plan.rows.sort(key=lambda row: (row[0].group.slot, row[0].order))
         return plan
+
+    def _wait(self, decodes: int, prefills: int) -> bool:
+        """Whether the prefills wait in this step."""
+        waits = 0 < prefills < self._gather and 2 * decodes >= self._max_rows and self._waits < MOST_WAITS
+        self._waits = self._waits + 1 if waits else 0
+        return waits
 
     def _share_prefix(self, sequence: Sequence) -> None:
         """Takes over the full pages that hold the sequence's beginning, also those that this very step fills.

@@ -114,11 +114,12 @@ def fake_engine(
     max_batch_tokens: int = 32,
     adapters: tuple[str, ...] = (),
     bos: bool = False,
+    gather: int = 1,
 ) -> tuple[Engine, FakeRunner]:
     """An engine over the fake runner, with adapters that are only names."""
     engine, runner = Engine.__new__(Engine), FakeRunner(num_pages)
     config = SimpleNamespace(vocab_size=VOCAB, max_positions=200, eos_token_ids=(EOS,))
-    engine._start(runner, byte_tokenizer(bos=bos), config, num_pages, max_batch_rows, max_batch_tokens)
+    engine._start(runner, byte_tokenizer(bos=bos), config, num_pages, max_batch_rows, max_batch_tokens, gather)
     for slot, name in enumerate(adapters):
         engine._adapters.load(name, slot, SimpleNamespace(name=name))  # type: ignore[arg-type]
     return engine, runner

@@ -48,6 +48,7 @@ def test_random_traffic_equals_a_plain_loop(seed: int) -> None:
         max_batch_rows=rows,
         max_batch_tokens=chance.choice([rows, 11, 64]) if rows <= 11 else 64,
         adapters=("a", "b"),
+        gather=chance.choice([1, 1, 3]),
     )
     requests: dict[str, Request] = {}
     numbers, finished = count(), {}
@@ -73,6 +74,30 @@ def test_random_traffic_equals_a_plain_loop(seed: int) -> None:
         for index, sample in enumerate(output.outputs):
             assert list(sample.token_ids) == oracle(request, list(output.prompt_token_ids), index)
     assert engine.stats().pages_held == 0
+
+
+def test_prefills_are_gathered_while_most_rows_decode() -> None:
+    engine, runner = fake_engine(num_pages=64, max_batch_rows=8, max_batch_tokens=64, gather=3)
+
+    def add(count: int) -> None:
+        for _ in range(count):
+            engine.add_request(Request([1, 2, 3], sampling=SamplingParams(max_tokens=100, ignore_eos=True)))
+
+    def rows_of(steps: int) -> list[int]:
+        runner.rows.clear()
+        for _ in range(steps):
+            engine.step()
+        return list(runner.rows)
+
+    add(3)  # none decodes: there is nothing to wait for
+    add(1)
+    assert rows_of(2) == [4, 4]
+    add(2)
+    assert rows_of(3) == [4, 4, 4]
+    add(1)
+    assert rows_of(1) == [7]  # three are there
+    add(1)
+    assert rows_of(34) == [7] * 32 + [8, 8]  # it does not wait for ever
 
 
 def test_small_pool_preempts_and_resumes() -> None:
