@@ -59,7 +59,7 @@ def main() -> None:
     def write() -> None:
         lines = [(c["rank"], c["rows"], shown(c["peft"]), shown(c["accelerated"]), f"{c['times']:.2f}") for c in cells]
         header = ("rank", "rows", "PEFT, tokens/s", "accelerated", "times")
-        about = f"Adapters of {options.targets}; prompt 128, {options.new} decode steps, medians of {options.runs} interleaved runs."
+        about = f"Adapters of {options.targets}; prompt 128, {options.new} decode steps, medians of {options.runs} interleaved runs; times: the median of their ratios."
         named = {name: str(value) for name, value in vars(options).items() if name != "out"}
         write_result(options.out, {"options": named, "cells": cells}, f"{about}\n\n{table(header, lines)}")
 

@@ -74,8 +74,9 @@ def read_set(work: Path, name: str) -> SetResult | None:
     """
     runs: list[Records] = []
     for path in sorted(work.glob(f"{name}-seed*.jsonl")):
-        records = read_results(path)
-        if not _is_complete(records):
+        begun = b"\n" in path.read_bytes()  # its settings are there
+        records = read_results(path) if begun else Records(path)
+        if not begun or not _is_complete(records):
             print(f"{path} is not complete: it is left out", file=sys.stderr)
             continue
         records.questions = dict(sorted(records.questions.items()))
@@ -86,9 +87,10 @@ def read_set(work: Path, name: str) -> SetResult | None:
         return None
     parts = [(each.questions, each.greedy, each.samples) for each in runs]
     rights = [right_by_way(*each) for each in parts]
-    means = {
-        way: [mean(of_seeds) for of_seeds in zip(*(each[way] for each in rights), strict=True)] for way in rights[0]
-    }
+    ways = [
+        way for way in rights[0] if all(way in each for each in rights)
+    ]  # there is no vote where every question failed
+    means = {way: [mean(of_seeds) for of_seeds in zip(*(each[way] for each in rights), strict=True)] for way in ways}
     for shots in SHOTS:
         if base := _read_base(work / f"{name}-base-{shots}-shot.jsonl", runs[0]):
             means[f"base_{shots}"] = base
@@ -96,7 +98,7 @@ def read_set(work: Path, name: str) -> SetResult | None:
     return SetResult(
         seeds=[each.settings["seed"] for each in runs],
         rights=means,
-        by_seed={way: [mean(each[way]) for each in rights] for way in rights[0]},
+        by_seed={way: [mean(each[way]) for each in rights] for way in ways},
         reports=[
             build_report(*each, run.seconds.values(), baselines=True) for each, run in zip(parts, runs, strict=True)
         ],

@@ -58,13 +58,33 @@ class Scheduler:
 
     def schedule(self) -> Plan:
         """Chooses the step's rows and takes their pages. A sequence's own tokens never depend on the choice."""
-        plan, budget = Plan(), self._max_tokens
+        plan, scheduled = Plan(), set[int]()
         chosen = self.live[: self._max_rows]
-        turns, prefills = [s for s in chosen if s.remaining == 1], [s for s in chosen if s.remaining > 1]
-        if not self._wait(len(turns), len(prefills)):
-            turns += prefills
-        scheduled: set[int] = set()
-        for sequence in turns:
+        decodes, prefills = [s for s in chosen if s.remaining == 1], [s for s in chosen if s.remaining > 1]
+        waits = self._wait(len(decodes), prefills)
+        self._choose(decodes, plan, scheduled)
+        if not waits or not plan.rows:
+            self._choose(prefills, plan, scheduled)
+        if not plan.rows and chosen:
+            plan.starved = chosen[0]
+        plan.rows.sort(key=lambda row: (row[0].group.slot, row[0].order))
+        return plan
+
+    def _wait(self, decodes: int, prefills: list[Sequence]) -> bool:
+        """Whether the prefills wait in this step; never where one has begun."""
+        waits = (
+            0 < len(prefills) < self._gather
+            and 2 * decodes >= self._max_rows
+            and self._waits < MOST_WAITS
+            and not any(sequence.computed for sequence in prefills)
+        )
+        self._waits = self._waits + 1 if waits else 0
+        return waits
+
+    def _choose(self, sequences: list[Sequence], plan: Plan, scheduled: set[int]) -> None:
+        """Adds the sequences' next tokens to the plan, as many as there is room for."""
+        budget = self._max_tokens - sum(count for _, count in plan.rows)
+        for sequence in sequences:
             if budget == 0:
                 break
             if sequence.computed == 0 and not sequence.pages:
@@ -75,16 +95,6 @@ class Scheduler:
                 scheduled.add(id(sequence))
                 self._register(sequence, sequence.computed + count)
                 budget -= count
-        if not plan.rows and chosen:
-            plan.starved = chosen[0]
-        plan.rows.sort(key=lambda row: (row[0].group.slot, row[0].order))
-        return plan
-
-    def _wait(self, decodes: int, prefills: int) -> bool:
-        """Whether the prefills wait in this step."""
-        waits = 0 < prefills < self._gather and 2 * decodes >= self._max_rows and self._waits < MOST_WAITS
-        self._waits = self._waits + 1 if waits else 0
-        return waits
 
     def _share_prefix(self, sequence: Sequence) -> None:
         """Takes over the full pages that hold the sequence's beginning, also those that this very step fills.

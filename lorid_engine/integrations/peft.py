@@ -66,6 +66,8 @@ def accelerate(model: PeftModel) -> Acceleration:
             left[name] = reason
     if not left:
         lora_model._enable_peft_forward_hooks = _TrainingHooks(lora_model)
+    else:
+        lora_model.__dict__.pop("_enable_peft_forward_hooks", None)
     return Acceleration(tuple(accelerated), left)
 
 
@@ -156,7 +158,7 @@ class _FastForward:
         names = self._names(x, kwargs.get("adapter_names"))
         others = args or any(value is not None for key, value in kwargs.items() if key != "adapter_names")
         base, matrices = layer.get_base_layer(), self._matrices()
-        if names is None or others or not self._takes(x, base.weight, matrices):
+        if names is None or others or not self._takes(x, base, matrices):
             return type(layer).forward(layer, x, *args, **kwargs)
         layer._check_forward_args(x, *args, **kwargs)
         rows = x.reshape(-1, x.shape[-1])
@@ -189,17 +191,18 @@ class _FastForward:
         a, b = self._layer.lora_A, self._layer.lora_B
         return [(a[name].weight, b[name].weight) for name in a]
 
-    def _takes(self, x: torch.Tensor, weight: torch.Tensor, matrices: _Matrices) -> bool:
+    def _takes(self, x: torch.Tensor, base: torch.nn.Linear, matrices: _Matrices) -> bool:
+        weight, frozen = base.weight, [base.weight] if base.bias is None else [base.weight, base.bias]
         return (
             x.dim() >= 2
             and x.numel() > 0
             and bool(matrices)
             and x.dtype == weight.dtype
             and x.device == weight.device
-            and not weight.requires_grad
+            and not any(p.requires_grad for p in frozen)  # which get no gradient from ours
             and _why_not_adapters(self._layer) is None
             and all(p.device == x.device and not p.is_inference() for pair in matrices for p in pair)
-            and not weight.is_inference()  # whose changes torch does not count
+            and not any(p.is_inference() for p in frozen)  # whose changes torch does not count
         )
 
     def _linear_of(self, base: torch.nn.Linear, matrices: _Matrices) -> LoraLinear:

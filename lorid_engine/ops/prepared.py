@@ -60,26 +60,32 @@ class PreparedLora:
     """
 
     def __init__(self, banks: Sequence[tuple[int, AdapterBank]], weight: PackedLinear | None) -> None:
+        self._banks, self._weight = banks, weight
+        self._dtype, self._in_features = banks[0][1].a.dtype, banks[0][1].a.shape[1]
+        self._threads = env.threads() or 0
+        self._segments = cpu.extension().Segments
+        self._call: Any = None
+
+    def _prepare(self) -> None:
+        """At the first call that torch need not see: before, tensors may be no memory."""
+
         def held(value: Any) -> Any:  # an alias, so that the storage stays whatever becomes of the caller's tensor
             return value.detach() if isinstance(value, torch.Tensor) else value
 
         a, b_t, rank_offset, scale, max_rank, col_begin = (
-            [held(each) for each in values] for values in lists_of(banks)
+            [held(each) for each in values] for values in lists_of(self._banks)
         )
-        data, bias = (None, None) if weight is None else (held(weight.data), held(weight.bias))
+        data, bias = (None, None) if self._weight is None else (held(self._weight.data), held(self._weight.bias))
         self._held = a, b_t, rank_offset, scale, data, bias
-        self._dtype, self._in_features = a[0].dtype, a[0].shape[1]
         self._call = extension_call(a, b_t, rank_offset, scale, max_rank, col_begin, data, bias)
-        self._threads = env.threads() or 0
-        self._segments = cpu.extension().Segments
 
     @classmethod
     def of(cls, banks: Sequence[tuple[int, AdapterBank]], weight: PackedLinear | None = None) -> PreparedLora | None:
-        """None where the ops would not use the C++ backend, or torch must see every call."""
+        """None where the ops would not use the C++ backend."""
         tensors = [each for _, bank in banks for each in (bank.a, bank.b_t, bank.rank_offset, bank.scale)]
         tensors += [] if weight is None else [weight.data]
         plain = all(type(each) in (torch.Tensor, torch.nn.Parameter) for each in tensors)
-        if not plain or is_watched() or cpu.why_not_tensors(*(each for each in tensors if each.is_floating_point())):
+        if not plain or cpu.why_not_tensors(*(each for each in tensors if each.is_floating_point())):
             return None
         if weight is not None and (weight.data.dim() == 2 or weight.in_features == 0):
             return None
@@ -89,6 +95,8 @@ class PreparedLora:
         """Whether x [T, I] and a plan are what the op would pass on to the C++ backend."""
         if is_watched():
             return False
+        if self._call is None:
+            self._prepare()
         shape, offset, slot = x.shape, plan.seg_offset, plan.seg_slot
         return (
             x.dtype is self._dtype

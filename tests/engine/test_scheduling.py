@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from itertools import count
@@ -98,6 +99,20 @@ def test_prefills_are_gathered_while_most_rows_decode() -> None:
     assert rows_of(1) == [7]  # three are there
     add(1)
     assert rows_of(34) == [7] * 32 + [8, 8]  # it does not wait for ever
+
+
+def test_a_prefill_that_has_begun_does_not_wait() -> None:
+    engine, runner = fake_engine(num_pages=64, max_batch_rows=8, max_batch_tokens=16, gather=3)
+    sampling = SamplingParams(max_tokens=100, ignore_eos=True)
+    engine.add_request(Request(list(range(60)), sampling=sampling))
+    engine.step()  # its first 16 tokens
+    for prompt in [[1], [2], [3], [4]]:
+        engine.add_request(Request(prompt, sampling=sampling))
+    computed = [runner.computed]
+    for _ in range(5):
+        engine.step()
+        computed.append(runner.computed)
+    assert [after - before for before, after in itertools.pairwise(computed)] == [16, 16, 16, 12, 5]
 
 
 def test_small_pool_preempts_and_resumes() -> None:

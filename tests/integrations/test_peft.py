@@ -106,6 +106,18 @@ def test_gradients_are_pefts(checkpoints: bool) -> None:
         assert_close(grad, expected[name], 1e-5)
 
 
+def test_a_bias_that_trains_has_pefts_gradient() -> None:
+    model = make_model(bias=True)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("base_layer.bias" in name or parameter.requires_grad)
+    expected = gradients(model)
+    accelerate(model)
+    found = gradients(model)
+    assert found.keys() == expected.keys() and any("bias" in name for name in found)
+    for name, gradient in found.items():
+        assert_close(gradient, expected[name], 1e-5)
+
+
 def test_a_mixed_batch_trains() -> None:
     """PEFT refuses it; each adapter's gradients are those of its samples in PEFT's inference mode."""
     model = make_model()
