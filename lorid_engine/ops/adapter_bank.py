@@ -72,10 +72,10 @@ class AdapterBank:
 
         Args:
             adapters: PEFT's lora_A.weight and lora_B.weight, and the scale.
-            dtype: of the bank; by default the first adapter's.
+            dtype: of the bank, to which all are converted; by default theirs, which must be one.
 
         Raises:
-            ShapeError: no adapter at all, or their shapes disagree.
+            ShapeError: no adapter at all, or their shapes, devices or, without a dtype given, dtypes disagree.
         """
         given = [adapter for adapter in adapters if adapter is not None]
         if not given:
@@ -84,6 +84,13 @@ class AdapterBank:
         for a, b, _ in given:
             expect_shape("A", a, None, first_a.shape[1])
             expect_shape("B", b, first_b.shape[0], a.shape[0])
+            for name, matrix in (("A", a), ("B", b)):
+                if matrix.device != first_a.device:
+                    raise ShapeError(f"{name} must be on {first_a.device} like the first A; got {matrix.device}")
+                if dtype is None and matrix.dtype != first_a.dtype:
+                    raise ShapeError(
+                        f"{name} must be {first_a.dtype} like the first A; got {matrix.dtype}: convert it, or give dtype"
+                    )
         dtype = dtype or first_a.dtype
         ranks = [0 if adapter is None else adapter[0].shape[0] for adapter in adapters]
         device = first_a.device
@@ -106,14 +113,14 @@ class AdapterBank:
 
         Args:
             folders: the folder of each slot, in order; None leaves a slot empty. An adapter without a module has rank 0 there.
-            dtype: of the banks; by default that of the first adapter that has the module.
+            dtype: of the banks, to which all are converted; by default the adapters', which must be one.
 
         Returns:
             A bank of as many slots as there are folders by module, keyed like "model.layers.3.self_attn.q_proj".
 
         Raises:
             AdapterError: a folder is damaged, or uses a feature that is not supported.
-            ShapeError: two adapters were made for modules of different shapes.
+            ShapeError: two adapters were made for modules of different shapes or, without a dtype given, dtypes.
         """
         read = [None if folder is None else read_peft_adapter(Path(folder), str(folder)) for folder in folders]
         modules = sorted({module for adapter in read for module in adapter or ()})

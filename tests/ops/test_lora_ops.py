@@ -471,6 +471,13 @@ class TestRefusals:
             AdapterBank.from_tensors([None])
         with pytest.raises(ShapeError, match=r"B must have shape \[6, 4\]; got \[6, 5\]"):
             AdapterBank.from_tensors([(torch.zeros(4, 8), torch.zeros(6, 5), 1.0)])
+        a, b = torch.zeros(4, 8), torch.zeros(6, 4)
+        for other in ((a.bfloat16(), b, 1.0), (a, b.bfloat16(), 1.0)):
+            with pytest.raises(ShapeError, match=r"must be torch\.float32 like the first A; got torch\.bfloat16"):
+                AdapterBank.from_tensors([(a, b, 1.0), other])
+            assert AdapterBank.from_tensors([(a, b, 1.0), other], dtype=torch.bfloat16).a.dtype == torch.bfloat16
+        with pytest.raises(ShapeError, match="B must be on cpu like the first A; got meta"):
+            AdapterBank.from_tensors([(a, b.to("meta"), 1.0)])
         with pytest.raises(ShapeError, match="rank_offset must go from 0 to 4"):
             AdapterBank(self.bank.a, self.bank.b_t, torch.tensor([0, 3], dtype=torch.int32), torch.ones(1), 4)
 
