@@ -26,7 +26,7 @@ from lorid_engine.solver.base_source import FolderSource, resolve_base
 from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.packs import load_pack
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
-from lorid_engine.train.examples import numbered_rules, read_questions
+from lorid_engine.train.examples import Question, numbered_rules, read_questions
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import write_result
@@ -50,13 +50,25 @@ def read_rules(path: Path, ids: list[int]) -> list[str]:
     """The teacher's rules of these questions, as KG is trained to write them.
 
     Raises:
-        DataError: a question has none.
+        DataError: a question has none, or a line holds no {id, knowledge}.
     """
-    rows = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    rules = {row["id"]: numbered_rules(row["knowledge"]) for row in rows if row.get("knowledge")}
-    if missing := [id for id in ids if id not in rules]:
+    rules = {}
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rules[row["id"]] = numbered_rules(row.get("knowledge") or [])
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise DataError(f"{path}, line {number}: this is no {{id, knowledge}} of a question") from None
+    if missing := [id for id in ids if not rules.get(id)]:
         raise DataError(f"{path} has no rules for question {missing[0]}")
     return [rules[id] for id in ids]
+
+
+def _gold(path: Path, question: Question) -> str:
+    try:
+        return read_gold(question.answer)
+    except ValueError as error:
+        raise DataError(f"{path}, line {question.index + 1}: {error}") from None
 
 
 def main() -> int:
@@ -74,7 +86,7 @@ def main() -> int:
         questions = read_questions(options.held_out)[: options.first]
         if len(questions) < 2:
             raise DataError(f"{options.held_out} has too few questions: those of others need two at least")
-        golds = [read_gold(question.answer) for question in questions]
+        golds = [_gold(options.held_out, question) for question in questions]
         teacher = read_rules(options.knowledge, [question.id for question in questions])
         pack = load_pack(options.pack)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
@@ -94,7 +106,7 @@ def main() -> int:
             "other": draw(engine, pack, jobs("dr", lambda at: teacher[at - 1])),
             "none": draw(engine, pack, jobs("dr", lambda at: "")),
         }
-    except (LoridError, OSError, ValueError, KeyError) as error:
+    except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
     right = {
