@@ -64,11 +64,19 @@ def read_rules(path: Path, ids: list[int]) -> list[str]:
     return [rules[id] for id in ids]
 
 
-def _gold(path: Path, question: Question) -> str:
-    try:
-        return read_gold(question.answer)
-    except ValueError as error:
-        raise DataError(f"{path}, line {question.index + 1}: {error}") from None
+def read_gold_answers(path: Path, questions: Iterable[Question]) -> list[str]:
+    """The answers in which the rationales of these rows end.
+
+    Raises:
+        DataError: one ends in none; the row's line is named.
+    """
+    golds = []
+    for question in questions:
+        try:
+            golds.append(read_gold(question.answer))
+        except ValueError as error:
+            raise DataError(f"{path}, line {question.index + 1}: {error}") from None
+    return golds
 
 
 def main() -> int:
@@ -86,7 +94,7 @@ def main() -> int:
         questions = read_questions(options.held_out)[: options.first]
         if len(questions) < 2:
             raise DataError(f"{options.held_out} has too few questions: those of others need two at least")
-        golds = [_gold(options.held_out, question) for question in questions]
+        golds = read_gold_answers(options.held_out, questions)
         teacher = read_rules(options.knowledge, [question.id for question in questions])
         pack = load_pack(options.pack)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())

@@ -1,118 +1,13 @@
-"""Word problems with rationales and rules, made from templates by a seed: practice in arithmetic for small models.
-
-    python bench/packs/arithmetic_problems.py --count 20000 --seed 0 --data data.jsonl --knowledge knowledge.jsonl
-
-The rows are what `lorid train` reads: {id, question, answer} and {id, knowledge}. An answer spells every step out, with GSM8K's
-calculator marks (48 / 2 = <<48/2=24>>24), which --drop-marks leaves out, and ends in #### and the number. The templates are our own;
-no text is a benchmark's.
-"""
+"""Templates of word problems of one to four steps: one idea each, in a few wordings."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from fractions import Fraction
-from pathlib import Path
 
-NAMES = [
-    "Ada",
-    "Amir",
-    "Anya",
-    "Ben",
-    "Bianca",
-    "Bruno",
-    "Carla",
-    "Chen",
-    "Clara",
-    "Dario",
-    "Dina",
-    "Elif",
-    "Emil",
-    "Esra",
-    "Farid",
-    "Fiona",
-    "Freya",
-    "Gita",
-    "Goran",
-    "Hana",
-    "Hugo",
-    "Ida",
-    "Ilya",
-    "Ines",
-    "Ivan",
-    "Jana",
-    "Jonas",
-    "Kaya",
-    "Kofi",
-    "Lara",
-    "Leo",
-    "Lin",
-    "Luca",
-    "Maja",
-    "Marek",
-    "Mina",
-    "Mira",
-    "Nadia",
-    "Nils",
-    "Nora",
-    "Omar",
-    "Oona",
-    "Otto",
-    "Pablo",
-    "Petra",
-    "Priya",
-    "Rafael",
-    "Rania",
-    "Rosa",
-    "Sami",
-    "Selma",
-    "Sven",
-    "Tara",
-    "Theo",
-    "Tomas",
-    "Uma",
-    "Vera",
-    "Viktor",
-    "Wanda",
-    "Yara",
-    "Yusuf",
-    "Zoe",
-]
-THINGS = [
-    "apples",
-    "marbles",
-    "stickers",
-    "pencils",
-    "stamps",
-    "shells",
-    "cookies",
-    "buttons",
-    "beads",
-    "coins",
-    "books",
-    "cards",
-    "balloons",
-    "crayons",
-    "oranges",
-    "muffins",
-    "ribbons",
-    "flowers",
-    "seeds",
-    "bottles",
-    "candles",
-    "eggs",
-    "peaches",
-    "plums",
-    "badges",
-    "stones",
-    "tickets",
-    "bricks",
-    "tiles",
-    "pears",
-]
+from problem_parts import THINGS, Solution, amount, people, whole
+
 BOXES = ["boxes", "bags", "baskets", "crates", "jars", "shelves", "packs", "trays"]
 GOODS = [
     "notebook",
@@ -143,74 +38,8 @@ SHARES = (
 )
 
 
-@dataclass
-class Solution:
-    """A rationale that grows step by step, and the rules that its steps follow."""
-
-    lines: list[str] = field(default_factory=list)
-    rules: list[str] = field(default_factory=list)
-
-    def step(self, text: str, left: Fraction | int, sign: str, right: Fraction | int, rule: str) -> Fraction:
-        """Adds a line, in whose text {} is the calculation, and a rule; returns the result."""
-        value = _apply(Fraction(left), sign, Fraction(right))
-        a, b, c = number(left), number(right), number(value)
-        self.lines.append(text.format(f"{a} {sign} {b} = <<{a}{sign}{b}={c}>>{c}"))
-        if rule not in self.rules:
-            self.rules.append(rule)
-        return value
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A question, its rationale without the last line, its rules and its answer."""
-
-    question: str
-    rationale: str
-    knowledge: tuple[str, ...]
-    answer: str
-
-    @property
-    def target(self) -> str:
-        """As GSM8K has it: the rationale, then #### and the answer."""
-        return f"{self.rationale}\n#### {self.answer}"
-
-
-class _UnfitError(Exception):
-    """Numbers that give no sensible problem; others are drawn."""
-
-
-def _apply(left: Fraction, sign: str, right: Fraction) -> Fraction:
-    if sign == "/":
-        return left / right
-    return left + right if sign == "+" else left - right if sign == "-" else left * right
-
-
-def number(value: Fraction | int) -> str:
-    """A number as it is written: whole, or with at most two decimals."""
-    hundredths = Fraction(value) * 100
-    if hundredths.denominator != 1 or value < 0:
-        raise _UnfitError
-    whole, rest = divmod(int(hundredths), 100)
-    return str(whole) if not rest else f"{whole}.{rest:02d}".rstrip("0")
-
-
-def _whole(value: Fraction, least: int = 1) -> Fraction:
-    if value.denominator != 1 or value < least:
-        raise _UnfitError
-    return value
-
-
-def _people(draw: random.Random) -> list[str]:
-    return draw.sample(NAMES, 3)
-
-
-def _amount(draw: random.Random) -> int:
-    """Small numbers most of the time, larger ones now and then."""
-    return draw.randint(2, draw.choice((12, 30, 60, 100, 100, 400)))
-
-
 def _join(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, _), x, y, thing = _people(draw), _amount(draw), _amount(draw), draw.choice(THINGS)
+    (a, b, _), x, y, thing = people(draw), amount(draw), amount(draw), draw.choice(THINGS)
     ask = draw.choice(
         (
             f"{a} has {x} {thing} and {b} has {y} {thing}. How many {thing} do they have together?",
@@ -224,7 +53,7 @@ def _join(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _leave(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, _), x, y, thing = _people(draw), _amount(draw), _amount(draw), draw.choice(THINGS)
+    (a, b, _), x, y, thing = people(draw), amount(draw), amount(draw), draw.choice(THINGS)
     x += y
     ask = draw.choice(
         (
@@ -240,7 +69,7 @@ def _leave(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _groups(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), x, y = _people(draw), draw.randint(2, 30), draw.randint(2, 40)
+    (a, _, _), x, y = people(draw), draw.randint(2, 30), draw.randint(2, 40)
     thing, box = draw.choice(THINGS), draw.choice(BOXES)
     ask = draw.choice(
         (
@@ -253,7 +82,7 @@ def _groups(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _share_out(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), x, y = _people(draw), draw.randint(2, 20), draw.randint(2, 40)
+    (a, _, _), x, y = people(draw), draw.randint(2, 20), draw.randint(2, 40)
     thing, box = draw.choice(THINGS), draw.choice(BOXES)
     ask, text = draw.choice(
         (
@@ -268,7 +97,7 @@ def _share_out(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _give_and_get(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, c), x, y, z, thing = _people(draw), _amount(draw), _amount(draw), _amount(draw), draw.choice(THINGS)
+    (a, b, c), x, y, z, thing = people(draw), amount(draw), amount(draw), amount(draw), draw.choice(THINGS)
     x += y
     order = draw.random() < 0.5
     gave, got = f"gave {y} {thing} to {b}", f"got {z} {thing} from {c}"
@@ -284,7 +113,7 @@ def _give_and_get(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _shopping(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), (one, two) = _people(draw), draw.sample(GOODS, 2)
+    (a, _, _), (one, two) = people(draw), draw.sample(GOODS, 2)
     n, m, price, other = draw.randint(2, 12), draw.randint(2, 9), draw.randint(2, 40), draw.randint(2, 40)
     rule = "Multiply the price of an item by how many are bought."
     first = s.step(f"The {one}s cost ${{}}.", n, "*", price, rule)
@@ -301,7 +130,7 @@ def _shopping(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _wages(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), work = _people(draw), draw.choice(WORK)
+    (a, _, _), work = people(draw), draw.choice(WORK)
     rate, hours, days = draw.randint(6, 35), draw.randint(2, 9), draw.randint(2, 14)
     daily = s.step(
         f"A day brings {a} ${{}}.",
@@ -320,7 +149,7 @@ def _wages(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _part_of(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, _), thing, (top, bottom, words) = _people(draw), draw.choice(THINGS), draw.choice(SHARES)
+    (a, b, _), thing, (top, bottom, words) = people(draw), draw.choice(THINGS), draw.choice(SHARES)
     total = bottom * draw.randint(2, 40)
     part = s.step(
         f"One part of {bottom} is {{}} {thing}.",
@@ -343,7 +172,7 @@ def _part_of(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _percent(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), good = _people(draw), draw.choice(GOODS)
+    (a, _, _), good = people(draw), draw.choice(GOODS)
     share, price = draw.choice((5, 10, 15, 20, 25, 30, 40, 50, 60, 75)), draw.randint(1, 30) * draw.choice((4, 10, 20))
     hundredth = s.step("One percent of the price is ${}.", price, "/", 100, "Divide by 100 to find one percent.")
     part = s.step(
@@ -357,7 +186,7 @@ def _percent(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _travel(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), place = _people(draw), draw.choice(PLACES)
+    (a, _, _), place = people(draw), draw.choice(PLACES)
     speed, hours, more, longer = draw.randint(3, 90), draw.randint(2, 9), draw.randint(3, 90), draw.randint(2, 6)
     rule = "Multiply speed by time to find the distance."
     if draw.random() < 0.4:
@@ -387,11 +216,11 @@ def _machine(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 def _compare(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
     (a, b, c), thing, x, times, more = (
-        _people(draw),
+        people(draw),
         draw.choice(THINGS),
         draw.randint(2, 60),
         draw.randint(2, 6),
-        _amount(draw),
+        amount(draw),
     )
     word = {2: "twice", 3: "three times", 4: "four times", 5: "five times", 6: "six times"}[times]
     second = s.step(
@@ -401,7 +230,7 @@ def _compare(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
         third = s.step(f"{c} has {{}} {thing}.", second, "+", more, "Add the difference where there is more.")
         how = "more"
     else:
-        third = _whole(
+        third = whole(
             s.step(f"{c} has {{}} {thing}.", second, "-", more, "Subtract the difference where there are fewer.")
         )
         how = "fewer"
@@ -414,7 +243,7 @@ def _compare(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _pack_up(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, _), thing, box = _people(draw), draw.choice(THINGS), draw.choice(BOXES)
+    (a, b, _), thing, box = people(draw), draw.choice(THINGS), draw.choice(BOXES)
     size, count = draw.randint(2, 12), draw.randint(2, 25)
     x = draw.randint(1, size * count - 1)
     y = size * count - x
@@ -430,7 +259,7 @@ def _pack_up(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _saving(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), good, weekly, weeks = _people(draw), draw.choice(GOODS), draw.randint(2, 30), draw.randint(2, 20)
+    (a, _, _), good, weekly, weeks = people(draw), draw.choice(GOODS), draw.randint(2, 30), draw.randint(2, 20)
     have = draw.randint(1, 80)
     price = have + weekly * weeks
     missing = s.step(
@@ -444,7 +273,7 @@ def _saving(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _change_back(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, b, _), x, y, thing = _people(draw), _amount(draw), _amount(draw), draw.choice(THINGS)
+    (a, b, _), x, y, thing = people(draw), amount(draw), amount(draw), draw.choice(THINGS)
     if draw.random() < 0.5:
         end = s.step(
             f"At first there were {{}} {thing}.",
@@ -461,12 +290,12 @@ def _change_back(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _average(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), thing = _people(draw), draw.choice(THINGS)
+    (a, _, _), thing = people(draw), draw.choice(THINGS)
     days = [draw.randint(1, 60) for _ in range(3)]
     rule = "Add all values to find their sum."
     two = s.step("The first two days give {}.", days[0], "+", days[1], rule)
     total = s.step("All three days give {}.", two, "+", days[2], rule)
-    mean = _whole(
+    mean = whole(
         s.step("The average is {}.", total, "/", 3, "Divide the sum by how many values there are to find the average.")
     )
     said = f"{a} collects {days[0]} {thing} on Monday, {days[1]} on Tuesday and {days[2]} on Wednesday."
@@ -474,14 +303,14 @@ def _average(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
 
 
 def _rest_shared(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
-    (a, _, _), thing, box = _people(draw), draw.choice(THINGS), draw.choice(BOXES)
+    (a, _, _), thing, box = people(draw), draw.choice(THINGS), draw.choice(BOXES)
     count, size, friends = draw.randint(2, 12), draw.randint(3, 24), draw.randint(2, 9)
     total = s.step(
         f"In all there are {{}} {thing}.", count, "*", size, "Multiply the number of groups by the size of a group."
     )
     kept = draw.randint(1, count * size - friends) if count * size > friends else 0
-    left = _whole(s.step(f"{{}} {thing} are shared.", total, "-", kept, "Subtract what is kept from the total."))
-    each = _whole(s.step("Each friend gets {}.", left, "/", friends, "Divide what is shared by the number of people."))
+    left = whole(s.step(f"{{}} {thing} are shared.", total, "-", kept, "Subtract what is kept from the total."))
+    each = whole(s.step("Each friend gets {}.", left, "/", friends, "Divide what is shared by the number of people."))
     said = f"{a} has {count} {box} of {size} {thing}, keeps {kept} of the {thing} and shares the rest equally among {friends} friends."
     return f"{said} How many {thing} does each friend get?", each
 
@@ -490,45 +319,3 @@ TEMPLATES: Sequence[Callable[[random.Random, Solution], tuple[str, Fraction]]] =
     *(_join, _leave, _groups, _share_out, _give_and_get, _shopping, _wages, _part_of, _percent),
     *(_travel, _machine, _compare, _pack_up, _saving, _change_back, _average, _rest_shared),
 )
-
-
-def problems(count: int, seed: int) -> Iterator[Problem]:
-    """So many problems whose questions all differ; the same for the same seed, the templates in turn."""
-    draw, seen = random.Random(seed), set()
-    while len(seen) < count:
-        solution = Solution()
-        try:
-            question, value = TEMPLATES[len(seen) % len(TEMPLATES)](draw, solution)
-            answer = number(value)
-        except _UnfitError:
-            continue
-        if question not in seen:
-            seen.add(question)
-            yield Problem(question, "\n".join(solution.lines), tuple(solution.rules), answer)
-
-
-def rows(count: int, seed: int, first_id: int) -> Iterator[tuple[dict[str, object], dict[str, object]]]:
-    """Rows of questions and of knowledge, as `lorid train` reads them."""
-    for id, problem in enumerate(problems(count, seed), start=first_id):
-        yield (
-            {"id": id, "question": problem.question, "answer": problem.target},
-            {"id": id, "knowledge": problem.knowledge},
-        )
-
-
-def main() -> None:
-    """Writes both files."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=20000)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--first-id", type=int, default=0)
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--knowledge", type=Path, required=True)
-    options = parser.parse_args()
-    pairs = list(rows(options.count, options.seed, options.first_id))
-    for place, path in enumerate((options.data, options.knowledge)):
-        path.write_text("".join(json.dumps(pair[place]) + "\n" for pair in pairs), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -46,7 +46,9 @@ SETS = {
 }
 SHOTS = (0, 8)
 SHOWN = "gsm8k/train.jsonl"  # whose first questions are the examples
+PARTS = ("loop", "base")
 ROWS = {"cpu": 64, "cuda": 256}
+KV_MEMORY = {"cpu": None, "cuda": 6 << 30}  # a GPU serves several such runs, of other sets and seeds, at once
 MOST_TOKENS = 320
 
 
@@ -63,8 +65,9 @@ class Work:
         """All sets with the first seed and by the base, then the other seeds."""
         for seed in self.options.seeds:
             for name in self.options.sets:
-                self._evaluate(name, seed, progress)
-                if seed == self.options.seeds[0]:
+                if "loop" in self.options.parts:
+                    self._evaluate(name, seed, progress)
+                if "base" in self.options.parts and seed == self.options.seeds[0]:
                     for shots in SHOTS:
                         self._run_base(name, shots, progress)
 
@@ -170,13 +173,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     def numbers(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
 
+    def names(text: str) -> list[str]:
+        return text.split(",")
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pack", required=True, help="a pack's folder or name")
     parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
     parser.add_argument("--data", type=Path, required=True, help="folder of gsm8k/ and mawps/")
     parser.add_argument("--work", type=Path, required=True, help="folder of the results files")
     parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
-    parser.add_argument("--sets", type=lambda text: text.split(","), default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("--sets", type=names, default=list(SETS), help=", ".join(SETS))
+    parser.add_argument("--parts", type=names, default=list(PARTS), help="of loop and base; default: both")
     parser.add_argument("--first", type=numbers, default=[None, None], help="questions of GSM8K and of the others")
     parser.add_argument("--max-rounds", type=int, default=20)
     parser.add_argument("--device", default="cpu", choices=ROWS)
@@ -184,8 +191,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if len(options.first) != 2:
         parser.error("--first takes two numbers, such as 300,200")
-    if unknown := set(options.sets) - SETS.keys():
-        parser.error(f"there is no set {min(unknown)!r}; there are {', '.join(SETS)}")
+    for what, given, known in (("set", options.sets, SETS), ("part", options.parts, PARTS)):
+        if unknown := set(given) - set(known):
+            parser.error(f"there is no {what} {min(unknown)!r}; there are {', '.join(known)}")
     return options
 
 
@@ -208,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             {role: pack.roles[role].adapter for role in ROLES},
             device=options.device,
             max_batch_rows=ROWS[options.device],
-            max_batch_tokens=8 * ROWS[options.device],
+            max_batch_tokens=16 * ROWS[options.device],
+            kv_memory=KV_MEMORY[options.device],
             active_adapters=len(ROLES),
         )
         with TitledProgress(Console(stderr=True, highlight=False)) as progress:

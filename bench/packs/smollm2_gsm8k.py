@@ -1,15 +1,16 @@
-"""Trains the default pack's roles on GSM8K's training questions and generated problems, in a given time, and writes a pack.
+"""Trains the default pack's roles on GSM8K's training questions, the same with other numbers, and generated problems, in a given time.
 
     python bench/packs/smollm2_gsm8k.py --data DATA --out my-pack --device cuda --minutes 8
 
 DATA holds gsm8k/train.jsonl and gsm8k_knowledge.jsonl, whose SHA-256 are pinned below. Some of the training questions are held out for
 choices between runs; their texts are written to WORK/held-out.jsonl. A few steps are timed first; then as many are planned, schedule
-included, as fit into the time. The same command goes on where a run stopped, with the plan that it had.
+included, as fit into the time. The same command goes on where a run stopped, with the data and the plan that it had.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
 import signal
@@ -22,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from arithmetic_problems import rows
+from generated_problems import rows
+from number_variants import variants
 from rich.console import Console
 
 from lorid_engine import env
@@ -59,6 +61,14 @@ RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
 ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
 FRACTION = 10  # a run ends at a tenth of an epoch
+DATA_OPTIONS = (
+    "first",
+    "wordings",
+    "generated",
+    "generated_seed",
+    "held_out",
+    "seed",
+)  # that the run's data are made by
 Rows = list[dict[str, Any]]
 
 
@@ -104,21 +114,41 @@ def read_lines(folder: Path, name: str) -> Rows:
 
 
 def make_files(options: argparse.Namespace) -> Files:
-    """GSM8K's questions and the generated ones in one file, their rules in another, and what is held out in a third."""
+    """The data of the run in one file, their rules in another, and what is held out in a third; a run's own are kept.
+
+    Each of GSM8K's questions is there some times: as it is, and with other numbers where these can be changed. Such wordings
+    share its id, and so its rules and whether they are held out.
+    """
     questions, rules = (read_lines(options.data, name) for name in SHA256)
     questions = [{"id": id, **row} for id, row in enumerate(questions)][: options.first]
     held_out = sorted(random.Random(options.seed).sample(range(len(questions)), options.held_out))
-    generated = list(rows(options.generated, options.generated_seed, FIRST_GENERATED_ID))
     folder = options.work / "data"
-    folder.mkdir(parents=True, exist_ok=True)
+    files = Files(folder / "data.jsonl", folder / "knowledge.jsonl", held_out)
+    made = {"made of": SHA256, **{name: getattr(options, name) for name in DATA_OPTIONS}}
+    path = folder / "made.json"
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(made)):
+            raise DataError(f"{folder} was made with other options; use the same, or name another --work")
+        return files
+    wordings: dict[int, Rows] = {question["id"]: [] for question in questions}
+    for row in variants(questions, options.wordings - 1, options.generated_seed):
+        wordings[row["id"]].append(row)
+    whole = [
+        [question] * (options.wordings - len(wordings[question["id"]])) + wordings[question["id"]]
+        for question in questions
+        if question["id"] not in held_out
+    ]
+    generated = list(rows(options.generated, options.generated_seed, FIRST_GENERATED_ID))
     tables: dict[str, Rows] = {
-        "data": [*questions, *(row for row, _ in generated)],
+        "data": [*itertools.chain(*whole), *(questions[id] for id in held_out), *(row for row, _ in generated)],
         "knowledge": [*(row for row in rules if row["id"] < len(questions)), *(row for _, row in generated)],
         "held-out": [questions[id] for id in held_out],
     }
+    folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         write_whole(folder / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in table))
-    return Files(folder / "data.jsonl", folder / "knowledge.jsonl", held_out)
+    write_whole(path, json.dumps(made))
+    return files
 
 
 def sample_of(files: Files, count: int) -> tuple[Path, Path]:
@@ -244,6 +274,7 @@ def finish(options: argparse.Namespace, base: Path, settings: TrainingOptions, s
     write_pack(options.out, manifest, {role: options.work / role for role in ROLES})
     about = {
         "data_sha256": SHA256,
+        "wordings": options.wordings,
         "generated": {"count": options.generated, "seed": options.generated_seed},
         "calculator_marks": options.keep_marks,
         "options": {name: value for name, value in asdict(settings).items() if value is not None},
@@ -278,7 +309,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows-per-pass", type=int)
     parser.add_argument("--max-tokens", type=int, default=512, help="longer examples are left out")
     parser.add_argument("--keep-marks", action="store_true", help="train on calculator marks, <<3+4=7>>, too")
-    parser.add_argument("--generated", type=int, default=20000, help="problems of our own beside; default: %(default)s")
+    parser.add_argument(
+        "--wordings", type=int, default=4, help="of each training question, itself included; default: %(default)s"
+    )
+    parser.add_argument("--generated", type=int, default=24000, help="problems of our own beside; default: %(default)s")
     parser.add_argument("--generated-seed", type=int, default=0)
     parser.add_argument("--held-out", type=int, default=500, help="of GSM8K's training questions; default: %(default)s")
     parser.add_argument("--first", type=int, help="of GSM8K's training questions alone, for a trial")

@@ -97,7 +97,7 @@ def solver_curve(questions: Mapping[int, Record]) -> AgreementCurve:
     outcomes: dict[int, list[Outcome]] = {}
     for index, record in questions.items():
         rounds = [(round["ir"]["answer"], round["dr"]["answer"], _round_tokens(round)) for round in record["trace"]]
-        outcomes[index] = _replay(rounds, record["gold"])
+        outcomes[index] = replay_rounds(rounds, record["gold"])
         if "error" in record:
             outcomes[index] = [replace(each, agreed=False, right=False, any_right=False) for each in outcomes[index]]
     return agreement_curve(outcomes, closed={index for index, record in questions.items() if "error" in record})
@@ -106,7 +106,7 @@ def solver_curve(questions: Mapping[int, Record]) -> AgreementCurve:
 def replay_ir(pool: Sequence[IrSample], gold: str) -> list[Outcome]:
     """The same rule with a second stream of IR in place of KG and DR: samples 1, 3, ... against samples 2, 4, ..."""
     pairs = zip(pool[::2], pool[1::2], strict=False)
-    return _replay([(a.answer, b.answer, a.tokens + b.tokens) for a, b in pairs], gold)
+    return replay_rounds([(a.answer, b.answer, a.tokens + b.tokens) for a, b in pairs], gold)
 
 
 def agreement_curve(outcomes: Mapping[int, Sequence[Outcome]], closed: Collection[int] = ()) -> AgreementCurve:
@@ -120,7 +120,12 @@ def agreement_curve(outcomes: Mapping[int, Sequence[Outcome]], closed: Collectio
     return replace(curve, tokens=tuple(tokens))
 
 
-def _replay(rounds: Sequence[tuple[str | None, str | None, int]], gold: str) -> list[Outcome]:
+def replay_rounds(rounds: Sequence[tuple[str | None, str | None, int]], gold: str) -> list[Outcome]:
+    """Where a question stands after each of its rounds, up to its agreement.
+
+    Args:
+        rounds: two streams' answers (None = none found) and the round's tokens.
+    """
     agreement, outcomes, spent = Agreement(), [], 0
     for number, (first, second, tokens) in enumerate(rounds, start=1):
         spent += tokens

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from lorid_engine.errors import PackError
@@ -48,22 +50,39 @@ class Template:
         The special tokens of the template's own text become ids; the text between two of them, values included, is encoded
         as one plain string, as in training.
         """
-        special = sorted(tokenizer.special_ids, key=len, reverse=True)
-        split = re.compile("(" + "|".join(map(re.escape, special)) + ")") if special else None
-        ids: list[int] = []
+        return self.joined(tokenizer, self.pieces(tokenizer, **values), tokenizer.encode_plain)
+
+    def pieces(self, tokenizer: PromptTokenizer, **values: str) -> list[int | str]:
+        """The prompt as ids of special tokens and, between them, texts to be encoded."""
+        pieces: list[int | str] = []
         run = ""
         for place, part in enumerate(self._parts):
             if place % 2:
                 run += values[part]
                 continue
-            pieces = split.split(part) if split else [part]
-            for number, piece in enumerate(pieces):
+            for number, piece in enumerate(_split(frozenset(tokenizer.special_ids), part)):
                 if number % 2:
-                    ids += tokenizer.encode_plain(run) if run else []
-                    ids.append(tokenizer.special_ids[piece])
+                    pieces += [run] if run else []
+                    pieces.append(tokenizer.special_ids[piece])
                     run = ""
                 else:
                     run += piece
-        ids += tokenizer.encode_plain(run) if run else []
+        return [*pieces, run] if run else pieces
+
+    @staticmethod
+    def joined(
+        tokenizer: PromptTokenizer, pieces: Iterable[int | str], encode: Callable[[str], list[int]]
+    ) -> list[int]:
+        """The ids of such pieces, after the prefix that the tokenizer adds by itself."""
+        ids: list[int] = []
+        for piece in pieces:
+            ids += [piece] if isinstance(piece, int) else encode(piece)
         prefix = tokenizer.bos_prefix
         return ids if ids[: len(prefix)] == prefix else prefix + ids
+
+
+@functools.lru_cache(maxsize=256)
+def _split(special: frozenset[str], text: str) -> tuple[str, ...]:
+    """A template's text cut at the names of special tokens: text, name, text, ..."""
+    names = sorted(special, key=len, reverse=True)
+    return tuple(re.split("(" + "|".join(map(re.escape, names)) + ")", text)) if names else (text,)

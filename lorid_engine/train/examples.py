@@ -95,6 +95,20 @@ class Question:
     answer: str
 
 
+@dataclass(frozen=True)
+class _Draft:
+    """An example whose texts are not encoded yet.
+
+    Attributes:
+        prompt: ids of special tokens, and texts.
+    """
+
+    question: Question
+    role: str
+    prompt: list[int | str]
+    target: str
+
+
 def numbered_rules(rules: Sequence[str]) -> str:
     """Knowledge as KG writes it and DR reads it: "1. ...", one rule a line."""
     return "\n".join(f"{number}. {rule}" for number, rule in enumerate(rules, start=1))
@@ -155,8 +169,7 @@ def read_training_set(
         rules = _read_knowledge(knowledge, {question.id for question in questions}, skipped if skip_bad else None)
     elif set(roles) & {"kg", "dr"}:
         raise DataError("kg and dr are trained on knowledge; name its file with --knowledge, or train --roles ir")
-    examples: dict[str, list[Example]] = {role: [] for role in roles}
-    too_long = dict.fromkeys(roles, 0)
+    drafts: list[_Draft] = []
     for question in questions:
         answer = _MARKS.sub("", question.answer).strip() if drop_marks else question.answer
         if not answer:
@@ -167,13 +180,17 @@ def read_training_set(
             continue
         text = numbered_rules(rules[question.id]) if question.id in rules else None
         for role in roles:
-            if role != "ir" and text is None:
-                continue
-            example = _example(question, form, tokenizer, role, text, text if role == "kg" else answer)
-            if len(example.tokens) > max_tokens:
-                too_long[role] += 1
-            else:
-                examples[role].append(example)
+            if role == "ir" or text is not None:
+                values = {"question": question.question, "knowledge": text or ""}
+                target = text if role == "kg" and text is not None else answer
+                drafts.append(_Draft(question, role, form.prompts[role].pieces(tokenizer, **values), target))
+    examples: dict[str, list[Example]] = {role: [] for role in roles}
+    too_long = dict.fromkeys(roles, 0)
+    for draft, example in zip(drafts, _encoded(drafts, form, tokenizer), strict=True):
+        if len(example.tokens) > max_tokens:
+            too_long[draft.role] += 1
+        else:
+            examples[draft.role].append(example)
     for role in roles:
         if not examples[role]:
             why = f"{too_long[role]} are longer than {max_tokens} tokens" if too_long[role] else "the files have none"
@@ -181,14 +198,15 @@ def read_training_set(
     return TrainingSet(examples, too_long, sum(question.id not in rules for question in questions), skipped)
 
 
-def _example(
-    question: Question, form: RoleFormat, tokenizer: Tokenizer, role: str, knowledge: str | None, target: str | None
-) -> Example:
-    assert target is not None
-    values = {"question": question.question, "knowledge": knowledge or ""}
-    prompt = form.prompts[role].encode(tokenizer, **values)
-    tokens = [*prompt, *tokenizer.encode_plain(target), form.stop_id]
-    return Example(question.index, question.id, np.array(tokens, np.int32), len(prompt))
+def _encoded(drafts: Sequence[_Draft], form: RoleFormat, tokenizer: Tokenizer) -> Iterator[Example]:
+    """Examples of drafts. Most texts come more than once: each is encoded once, all of them together."""
+    pieces = (piece for draft in drafts for piece in (*draft.prompt, draft.target) if isinstance(piece, str))
+    texts = list(dict.fromkeys(pieces))
+    ids = dict(zip(texts, tokenizer.encode_many(texts), strict=True))
+    for draft in drafts:
+        prompt = Template.joined(tokenizer, draft.prompt, ids.__getitem__)
+        tokens = [*prompt, *ids[draft.target], form.stop_id]
+        yield Example(draft.question.index, draft.question.id, np.array(tokens, np.int32), len(prompt))
 
 
 def _rows(path: Path, read: Callable[[int, dict[str, Any]], Any], skipped: list[str] | None) -> Iterator[Any]:

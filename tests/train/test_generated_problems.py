@@ -22,7 +22,7 @@ COUNT = 3400
 
 
 def made(seed: int = 1) -> list:
-    from arithmetic_problems import problems
+    from generated_problems import problems
 
     return list(problems(COUNT, seed))
 
@@ -65,7 +65,7 @@ def test_no_question_comes_twice_and_a_seed_decides_all() -> None:
 
 
 def test_the_trainer_reads_them(tmp_path: Path) -> None:
-    from arithmetic_problems import rows
+    from generated_problems import rows
 
     for place, name in enumerate(("data", "knowledge")):
         text = "".join(json.dumps(pair[place]) + "\n" for pair in rows(40, 3, 1000))

@@ -1,0 +1,239 @@
+"""Training questions with other numbers: GSM8K's calculator marks make a rationale a program, which is run again on numbers drawn anew.
+
+    python bench/packs/number_variants.py --data DATA/gsm8k/train.jsonl --each 4 --seed 0 --out variants.jsonl
+
+A variant keeps its question's id, and so its rules: the reasoning is the same. Numbers are told apart by their values, so a question is
+left as it is where that is not sure: a mark that is wrong or rounded, a number in the rationale that no mark explains, a number that
+is also a word, a date, an ordinal or a constant such as the 7 of a week. What was larger stays larger, and what was whole stays whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import itertools
+import json
+import operator
+import random
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
+_MARK = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
+_OPERATORS: dict[type[ast.AST], Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+# What a rationale may use without the question's having said so: of calendars, clocks, money and measures, and what is so common
+# that it may mean anything.
+_CONSTANTS = {Fraction(n) for n in (0, 1, 2, 7, 10, 12, 16, 24, 25, 30, 31, 50, 52, 60, 90, 100, 180, 360, 365, 1000)}
+_WORDS = {
+    3: ("three", "third", "triple", "thrice", "yard", "feet", "foot", "triangle"),
+    4: ("four", "quarter", "month", "square", "wheel", "leg", "season", "car", "dog", "cat", "rectang"),
+    5: ("five", "fifth", "nickel", "week", "finger"),
+    6: ("six", "dozen", "insect", "hexagon"),
+    8: ("eight", "pint", "gallon", "octopus", "spider"),
+    9: ("nine", "ninth"),
+    11: ("eleven",),
+    13: ("thirteen",),
+    14: ("fourteen", "week", "fortnight"),
+    15: ("fifteen", "quarter"),
+    18: ("eighteen",),
+    20: ("twenty", "twentieth", "score"),
+    28: ("week", "february"),
+    36: ("dozen", "yard", "inch"),
+    40: ("forty",),
+    48: ("dozen", "day", "hour"),
+    120: ("hour", "minute"),
+}
+_TRIES = 200  # draws of all numbers, until they fit
+
+
+class _UnfitError(ValueError):
+    """A row whose numbers cannot be changed, or a draw that gives no sensible problem."""
+
+
+def _value(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))
+
+
+def _evaluate(node: ast.AST, numbers: Callable[[Fraction], Fraction]) -> Fraction:
+    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
+        left, right = _evaluate(node.left, numbers), _evaluate(node.right, numbers)
+        try:
+            return _OPERATORS[type(node.op)](left, right)
+        except ZeroDivisionError:
+            raise _UnfitError from None
+    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+        return numbers(Fraction(str(node.value)))
+    raise _UnfitError
+
+
+def _parsed(text: str) -> ast.AST:
+    """The arithmetic of a mark; whatever else it says is refused."""
+    plain = re.sub(r"\b0+(?=\d)", "", text.replace(",", "").replace("$", ""))
+    try:
+        return ast.parse(plain.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError):
+        raise _UnfitError from None
+
+
+def _like(value: Fraction, text: str) -> str:
+    """A number written as another was: with as many decimals where there were two, and commas where there were some."""
+    if value < 0 or (value * 100).denominator != 1:
+        raise _UnfitError
+    decimals = len(text.partition(".")[2])
+    if decimals == 0 and value.denominator != 1:
+        raise _UnfitError
+    comma = "," if "," in text else ""
+    if decimals == 2:
+        return f"{float(value):{comma}.2f}"
+    if value.denominator == 1:
+        return f"{int(value):{comma}d}"
+    return f"{float(value):{comma}.2f}".rstrip("0")
+
+
+@dataclass(frozen=True)
+class _Program:
+    """A question whose numbers can be changed.
+
+    Attributes:
+        free: values that may be drawn anew, in order.
+        kept: all other values that are no result.
+        marks: parsed expressions and the values that they had.
+    """
+
+    row: dict[str, Any]
+    free: tuple[Fraction, ...]
+    kept: frozenset[Fraction]
+    marks: tuple[tuple[ast.AST, Fraction], ...]
+
+    @classmethod
+    def of(cls, row: dict[str, Any]) -> _Program:
+        """Reads a row.
+
+        Raises:
+            _UnfitError: its numbers cannot be told apart.
+        """
+        question, answer = row["question"], row["answer"]
+        asked = {_value(match[0]) for match in _NUMBER.finditer(question)}
+        marks: list[tuple[ast.AST, Fraction]] = []
+        used: set[Fraction] = set()
+        constants: set[Fraction] = set()
+
+        def see(value: Fraction) -> Fraction:
+            used.add(value)
+            if value not in asked and all(value != result for _, result in marks):
+                constants.add(value)
+            return value
+
+        for match in _MARK.finditer(answer):
+            expression, result = _parsed(match[1]), match[2].strip()
+            if not _NUMBER.fullmatch(result) or _evaluate(expression, see) != _value(result):
+                raise _UnfitError
+            marks.append((expression, _value(result)))
+        results = {value for _, value in marks}
+        said = {_value(match[0]) for match in _NUMBER.finditer(_MARK.sub("", answer))}
+        if not marks or said - asked - results - used or (asked | constants) & results:
+            raise _UnfitError
+        free = {value for value in asked & used if _may_change(value, question, answer)}
+        if not free:
+            raise _UnfitError
+        return cls(row, tuple(sorted(free)), frozenset((asked | used | said) - free - results), tuple(marks))
+
+    def variant(self, draw: random.Random) -> dict[str, Any]:
+        """The row with other numbers.
+
+        Raises:
+            _UnfitError: these do not fit.
+        """
+        table = {value: value for value in self.kept}
+        table |= {value: Fraction(_drawn(int(value), draw)) for value in self.free}
+        for expression, old in self.marks:
+            new = _evaluate(expression, table.__getitem__)
+            if table.setdefault(old, new) != new:
+                raise _UnfitError
+        before = sorted(table)
+        after = [table[value] for value in before]
+        if after[0] < 0 or any(a >= b for a, b in itertools.pairwise(after)):
+            raise _UnfitError
+
+        def other(match: re.Match[str]) -> str:
+            return _like(table[_value(match[0])], match[0])
+
+        row = {name: _NUMBER.sub(other, self.row[name]) for name in ("question", "answer")}
+        return {**self.row, **row}
+
+
+def _may_change(value: Fraction, question: str, answer: str) -> bool:
+    """Whether this number is the question's own, wherever it stands."""
+    if value.denominator != 1 or value in _CONSTANTS or 1900 <= value <= 2100:
+        return False
+    both = f"{question} {answer}".lower()
+    if any(re.search(rf"\b{word}", both) for word in _WORDS.get(int(value), ())):
+        return False
+    for match in _NUMBER.finditer(question):
+        if _value(match[0]) == value:
+            after, before = question[match.end() : match.end() + 3], question[: match.start()][-1:]
+            if re.match(r"[A-Za-z:°]|-?(st|nd|rd|th)\b|\s?[ap]\.?m", after) or before in (":", "#", "-"):
+                return False
+            if after.startswith("%") and f"{float(value / 100):g}".lstrip("0") in answer:
+                return False
+    return True
+
+
+def _drawn(value: int, draw: random.Random) -> int:
+    """A number of about that size, as round as that."""
+    step = next((step for step in (1000, 500, 100, 50, 10, 5) if value % step == 0 and value > step), 1)
+    if step > 1 and draw.random() < 0.3:
+        step = 1 if value < 100 else 5 if value < 1000 else step
+    low, high = max(3, value // 2), 2 * value + 3
+    return draw.randint(-(-low // step), high // step) * step
+
+
+def variants(questions: Sequence[dict[str, Any]], each: int, seed: int) -> Iterator[dict[str, Any]]:
+    """At most so many variants of every question that can be changed; the same for the same seed.
+
+    Args:
+        questions: {id, question, answer}.
+    """
+    for row in questions:
+        draw, seen = random.Random(f"{seed}:{row['id']}"), {row["question"]}
+        try:
+            program = _Program.of(row)
+        except _UnfitError:
+            continue
+        for _ in range(_TRIES):
+            if len(seen) > each:
+                break
+            try:
+                found = program.variant(draw)
+            except _UnfitError:
+                continue
+            if found["question"] not in seen:
+                seen.add(found["question"])
+                yield found
+
+
+def main() -> None:
+    """Writes the variants."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="GSM8K's training questions")
+    parser.add_argument("--each", type=int, default=4, help="variants of a question; default: %(default)s")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    lines = options.data.read_text(encoding="utf-8").splitlines()
+    questions = [{"id": id, **json.loads(line)} for id, line in enumerate(lines)]
+    rows = variants(questions, options.each, options.seed)
+    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
