@@ -157,7 +157,7 @@ def test_eval_progress_on_a_terminal() -> None:
 def test_packs_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert main(["packs"]) == 0
     out = capsys.readouterr().out
-    assert DEFAULT_PACK in out and "adapters 22.2 MB" in out and "GSM8K" in out
+    assert DEFAULT_PACK in out and "adapters 29.5 MB" in out and "GSM8K" in out
     assert main(["packs", "--json"]) == 0
     (pack,) = json.loads(capsys.readouterr().out)
     assert pack["name"] == DEFAULT_PACK and pack["adapter_bytes"] > 20e6 and "4 of the first 100" in pack["accuracy"]

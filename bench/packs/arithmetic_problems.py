@@ -315,7 +315,22 @@ def _rest_shared(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
     return f"{said} How many {thing} does each friend get?", each
 
 
+def _bare(draw: random.Random, s: Solution) -> tuple[str, Fraction]:
+    """Numbers and nothing else."""
+    sign = draw.choice("+-*/")
+    if sign in "+-":
+        x, y = sorted((draw.randint(2, draw.choice((99, 999, 9999))) for _ in range(2)), reverse=True)
+    else:
+        x, y = draw.randint(2, draw.choice((12, 99, 999))), draw.randint(2, draw.choice((9, 9, 12, 99)))
+        if sign == "/":
+            x *= y
+    words = {"+": "sum", "-": "difference", "*": "product", "/": "quotient"}[sign]
+    ask = draw.choice((f"What is {x} {sign} {y}?", f"Calculate {x} {sign} {y}.", f"Find the {words} of {x} and {y}."))
+    rule = {"+": "Add", "-": "Subtract", "*": "Multiply", "/": "Divide"}[sign]
+    return ask, s.step("{}", x, sign, y, f"{rule} the numbers place by place.")
+
+
 TEMPLATES: Sequence[Callable[[random.Random, Solution], tuple[str, Fraction]]] = (
     *(_join, _leave, _groups, _share_out, _give_and_get, _shopping, _wages, _part_of, _percent),
-    *(_travel, _machine, _compare, _pack_up, _saving, _change_back, _average, _rest_shared),
+    *(_travel, _machine, _compare, _pack_up, _saving, _change_back, _average, _rest_shared, _bare, _bare),
 )

@@ -13,23 +13,16 @@ import argparse
 import ast
 import itertools
 import json
-import operator
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-_NUMBER = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d*\.\d+|\d+")
-_MARK = re.compile(r"<<([^<>=]*)=([^<>=]*)>>")
-_OPERATORS: dict[type[ast.AST], Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-}
+from marks import MARK, NUMBER, UnfitError, evaluate, parse, value_of
+
 # What a rationale may use without the question's having said so: of calendars, clocks, money and measures, and what is so common
 # that it may mean anything.
 _CONSTANTS = {Fraction(n) for n in (0, 1, 2, 7, 10, 12, 16, 24, 25, 30, 31, 50, 52, 60, 90, 100, 180, 360, 365, 1000)}
@@ -55,42 +48,13 @@ _WORDS = {
 _TRIES = 200  # draws of all numbers, until they fit
 
 
-class _UnfitError(ValueError):
-    """A row whose numbers cannot be changed, or a draw that gives no sensible problem."""
-
-
-def _value(text: str) -> Fraction:
-    return Fraction(text.replace(",", ""))
-
-
-def _evaluate(node: ast.AST, numbers: Callable[[Fraction], Fraction]) -> Fraction:
-    if isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
-        left, right = _evaluate(node.left, numbers), _evaluate(node.right, numbers)
-        try:
-            return _OPERATORS[type(node.op)](left, right)
-        except ZeroDivisionError:
-            raise _UnfitError from None
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-        return numbers(Fraction(str(node.value)))
-    raise _UnfitError
-
-
-def _parsed(text: str) -> ast.AST:
-    """The arithmetic of a mark; whatever else it says is refused."""
-    plain = re.sub(r"\b0+(?=\d)", "", text.replace(",", "").replace("$", ""))
-    try:
-        return ast.parse(plain.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError):
-        raise _UnfitError from None
-
-
 def _like(value: Fraction, text: str) -> str:
     """A number written as another was: with as many decimals where there were two, and commas where there were some."""
     if value < 0 or (value * 100).denominator != 1:
-        raise _UnfitError
+        raise UnfitError
     decimals = len(text.partition(".")[2])
     if decimals == 0 and value.denominator != 1:
-        raise _UnfitError
+        raise UnfitError
     comma = "," if "," in text else ""
     if decimals == 2:
         return f"{float(value):{comma}.2f}"
@@ -119,10 +83,10 @@ class _Program:
         """Reads a row.
 
         Raises:
-            _UnfitError: its numbers cannot be told apart.
+            UnfitError: its numbers cannot be told apart.
         """
         question, answer = row["question"], row["answer"]
-        asked = {_value(match[0]) for match in _NUMBER.finditer(question)}
+        asked = {value_of(match[0]) for match in NUMBER.finditer(question)}
         marks: list[tuple[ast.AST, Fraction]] = []
         used: set[Fraction] = set()
         constants: set[Fraction] = set()
@@ -133,41 +97,41 @@ class _Program:
                 constants.add(value)
             return value
 
-        for match in _MARK.finditer(answer):
-            expression, result = _parsed(match[1]), match[2].strip()
-            if not _NUMBER.fullmatch(result) or _evaluate(expression, see) != _value(result):
-                raise _UnfitError
-            marks.append((expression, _value(result)))
+        for match in MARK.finditer(answer):
+            expression, result = parse(match[1]), match[2].strip()
+            if not NUMBER.fullmatch(result) or evaluate(expression, see) != value_of(result):
+                raise UnfitError
+            marks.append((expression, value_of(result)))
         results = {value for _, value in marks}
-        said = {_value(match[0]) for match in _NUMBER.finditer(_MARK.sub("", answer))}
+        said = {value_of(match[0]) for match in NUMBER.finditer(MARK.sub("", answer))}
         if not marks or said - asked - results - used or (asked | constants) & results:
-            raise _UnfitError
+            raise UnfitError
         free = {value for value in asked & used if _may_change(value, question, answer)}
         if not free:
-            raise _UnfitError
+            raise UnfitError
         return cls(row, tuple(sorted(free)), frozenset((asked | used | said) - free - results), tuple(marks))
 
     def variant(self, draw: random.Random) -> dict[str, Any]:
         """The row with other numbers.
 
         Raises:
-            _UnfitError: these do not fit.
+            UnfitError: these do not fit.
         """
         table = {value: value for value in self.kept}
         table |= {value: Fraction(_drawn(int(value), draw)) for value in self.free}
         for expression, old in self.marks:
-            new = _evaluate(expression, table.__getitem__)
+            new = evaluate(expression, table.__getitem__)
             if table.setdefault(old, new) != new:
-                raise _UnfitError
+                raise UnfitError
         before = sorted(table)
         after = [table[value] for value in before]
         if after[0] < 0 or any(a >= b for a, b in itertools.pairwise(after)):
-            raise _UnfitError
+            raise UnfitError
 
         def other(match: re.Match[str]) -> str:
-            return _like(table[_value(match[0])], match[0])
+            return _like(table[value_of(match[0])], match[0])
 
-        row = {name: _NUMBER.sub(other, self.row[name]) for name in ("question", "answer")}
+        row = {name: NUMBER.sub(other, self.row[name]) for name in ("question", "answer")}
         return {**self.row, **row}
 
 
@@ -178,8 +142,8 @@ def _may_change(value: Fraction, question: str, answer: str) -> bool:
     both = f"{question} {answer}".lower()
     if any(re.search(rf"\b{word}", both) for word in _WORDS.get(int(value), ())):
         return False
-    for match in _NUMBER.finditer(question):
-        if _value(match[0]) == value:
+    for match in NUMBER.finditer(question):
+        if value_of(match[0]) == value:
             after, before = question[match.end() : match.end() + 3], question[: match.start()][-1:]
             if re.match(r"[A-Za-z:°]|-?(st|nd|rd|th)\b|\s?[ap]\.?m", after) or before in (":", "#", "-"):
                 return False
@@ -207,14 +171,14 @@ def variants(questions: Sequence[dict[str, Any]], each: int, seed: int) -> Itera
         draw, seen = random.Random(f"{seed}:{row['id']}"), {row["question"]}
         try:
             program = _Program.of(row)
-        except _UnfitError:
+        except UnfitError:
             continue
         for _ in range(_TRIES):
             if len(seen) > each:
                 break
             try:
                 found = program.variant(draw)
-            except _UnfitError:
+            except UnfitError:
                 continue
             if found["question"] not in seen:
                 seen.add(found["question"])

@@ -26,6 +26,7 @@ import torch
 from generated_problems import rows
 from number_variants import variants
 from rich.console import Console
+from worked_steps import worked
 
 from lorid_engine import env
 from lorid_engine.cli.train import TrainProgress
@@ -61,14 +62,8 @@ RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
 ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
 FRACTION = 10  # a run ends at a tenth of an epoch
-DATA_OPTIONS = (
-    "first",
-    "wordings",
-    "generated",
-    "generated_seed",
-    "held_out",
-    "seed",
-)  # that the run's data are made by
+# That the run's data are made by.
+DATA_OPTIONS = ("first", "wordings", "marks", "generated", "generated_seed", "held_out", "seed")
 Rows = list[dict[str, Any]]
 
 
@@ -139,8 +134,11 @@ def make_files(options: argparse.Namespace) -> Files:
         if question["id"] not in held_out
     ]
     generated = list(rows(options.generated, options.generated_seed, FIRST_GENERATED_ID))
+    data = [*itertools.chain(*whole), *(questions[id] for id in held_out), *(row for row, _ in generated)]
+    if options.marks == "worked":
+        data = [{**row, "answer": worked(row["answer"])} for row in data]
     tables: dict[str, Rows] = {
-        "data": [*itertools.chain(*whole), *(questions[id] for id in held_out), *(row for row, _ in generated)],
+        "data": data,
         "knowledge": [*(row for row in rules if row["id"] < len(questions)), *(row for _, row in generated)],
         "held-out": [questions[id] for id in held_out],
     }
@@ -180,7 +178,7 @@ def plan(options: argparse.Namespace, base: Path, files: Files, settings: Traini
         return per_epoch * settings.epochs
     start = time.monotonic()
     count = settings.batch_size * MOST_TIMED_STEPS
-    found = training_set(base, *sample_of(files, count), settings, not options.keep_marks)
+    found = training_set(base, *sample_of(files, count), settings, options.marks != "keep")
     reading = (time.monotonic() - start) * total / min(count, total)
     start = time.monotonic()
     trainer = throwaway_trainer(base, found, settings, options)
@@ -240,7 +238,7 @@ def trained(
         device=device,
         dtype=training_dtype(options.dtype, device),
         hold_out=files.held_out,
-        drop_marks=not options.keep_marks,
+        drop_marks=options.marks != "keep",
         save_every=options.save_every,
     )
     with OutOfTime(Console(stderr=True, highlight=False), deadline) as progress:
@@ -276,7 +274,7 @@ def finish(options: argparse.Namespace, base: Path, settings: TrainingOptions, s
         "data_sha256": SHA256,
         "wordings": options.wordings,
         "generated": {"count": options.generated, "seed": options.generated_seed},
-        "calculator_marks": options.keep_marks,
+        "marks": options.marks,
         "options": {name: value for name, value in asdict(settings).items() if value is not None},
         **{name: summary[name] for name in ("steps", "loss", "held_out_loss", "this_process")},
     }
@@ -308,7 +306,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=64, help="examples of a role in a step; default: %(default)s")
     parser.add_argument("--rows-per-pass", type=int)
     parser.add_argument("--max-tokens", type=int, default=512, help="longer examples are left out")
-    parser.add_argument("--keep-marks", action="store_true", help="train on calculator marks, <<3+4=7>>, too")
+    parser.add_argument(
+        "--marks",
+        default="worked",
+        choices=("worked", "drop", "keep"),
+        help="calculator marks: worked out (default), left out, kept",
+    )
     parser.add_argument(
         "--wordings", type=int, default=4, help="of each training question, itself included; default: %(default)s"
     )

@@ -54,7 +54,7 @@ def test_a_base_on_a_hub(tmp_path: Path) -> None:
 
 def test_the_default_pack_is_complete() -> None:
     pack = load_pack()
-    assert pack.name == DEFAULT_PACK and "demonstration" in (pack.accuracy or "")
+    assert pack.name == DEFAULT_PACK and "GSM8K" in (pack.accuracy or "")
     assert isinstance(pack.base, WheelSource) and set(pack.roles) == {"ir", "kg", "dr"}
     assert all((role.adapter / "adapter_model.safetensors").is_file() for role in pack.roles.values())
 

@@ -1,0 +1,180 @@
+"""Arithmetic worked out: a calculator mark becomes the small steps by which its result is found, which a small model can learn.
+
+    57+49 = <<57+49=106>>106    becomes    57+49 = 57 + 40 + 9 = 97 + 9 = 106
+    19*4 = <<19*4=76>>76        becomes    19*4 = 40 + 36 = 76
+    96/8 = <<96/8=12>>12        becomes    96/8 = 80 / 8 + 16 / 8 = 10 + 2 = 12
+
+A step adds or subtracts without a carry or by a single digit, multiplies single digits, or finds one digit of a quotient.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable
+from fractions import Fraction
+
+from marks import MARK, OPERATORS, UnfitError, evaluate, parse, value_of
+
+_MOST_CHARACTERS = 160  # of a working; longer ones are left out
+_SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
+Tree = Fraction | tuple[str, "Tree", "Tree"]  # a number, or a sign between two trees
+
+
+def worked(answer: str) -> str:
+    """A rationale whose marks are worked out; those that are wrong, rounded or trivial are left out."""
+    pieces, end = [], 0
+    for match in MARK.finditer(answer):
+        before = answer[end : match.start()]
+        end = match.end()
+        steps = working(match[1], match[2])
+        if steps:
+            money = "$" if before.endswith("$") else ""
+            before = before.removesuffix("$")
+            if before.rstrip().endswith("="):
+                before = before if before.endswith(" ") else f"{before} "
+            else:
+                steps = [_written(_tree(parse(match[1]))), *steps]
+            before = f"{before}{' = '.join(steps)} = {money}"
+        pieces.append(before)
+    return "".join([*pieces, answer[end:]])
+
+
+def working(expression: str, result: str) -> list[str]:
+    """What is written between an expression and its result; nothing where there is nothing to show."""
+    try:
+        parsed = parse(expression)
+        if evaluate(parsed) != value_of(result.strip()):
+            return []
+        steps, tree = [], _tree(parsed)
+        while not isinstance(tree, Fraction):
+            tree = _next(tree)
+            steps.append(_written(tree))
+    except ValueError:  # also of numbers that cannot be written
+        return []
+    steps = steps[:-1]
+    return steps if sum(map(len, steps)) <= _MOST_CHARACTERS else []
+
+
+def _tree(node: ast.expr) -> Tree:
+    if isinstance(node, ast.BinOp):
+        return _SIGNS[type(node.op)], _tree(node.left), _tree(node.right)
+    return evaluate(node)
+
+
+def _next(tree: Tree) -> Tree:
+    """The tree after one step: hard operations are taken apart; else products and quotients are done; else the first sum."""
+    for change in (_apart, _product):
+        if (changed := _changed(tree, change)) != tree:
+            return _flat(changed)
+    return _first_sum(tree)
+
+
+def _changed(tree: Tree, change: Callable[[str, Fraction, Fraction], Tree | None]) -> Tree:
+    """The tree with all its operations on two numbers changed that `change` takes."""
+    if isinstance(tree, Fraction):
+        return tree
+    sign, left, right = tree
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        found = change(sign, left, right)
+        return tree if found is None else found
+    return sign, _changed(left, change), _changed(right, change)
+
+
+def _first_sum(tree: Tree) -> Tree:
+    assert not isinstance(tree, Fraction)
+    sign, left, right = tree
+    if isinstance(left, Fraction) and isinstance(right, Fraction):
+        return _value(sign, left, right)
+    if isinstance(left, Fraction):
+        return sign, left, _first_sum(right)
+    return sign, _first_sum(left), right
+
+
+def _flat(tree: Tree) -> Tree:
+    """Without the brackets around sums that need none: a + (b + c) is a + b + c, and a - (b + c) is a - b - c."""
+    if isinstance(tree, Fraction):
+        return tree
+    sign, left, right = tree[0], _flat(tree[1]), _flat(tree[2])
+    if sign in "+-" and not isinstance(right, Fraction) and (right[0] == "+" or (sign == "+" and right[0] == "-")):
+        return _flat((right[0] if sign == "+" else "-", (sign, left, right[1]), right[2]))
+    return sign, left, right
+
+
+def _product(sign: str, left: Fraction, right: Fraction) -> Tree | None:
+    return _value(sign, left, right) if sign in "*/" else None
+
+
+def _value(sign: str, left: Fraction, right: Fraction) -> Fraction:
+    kind = next(kind for kind, written in _SIGNS.items() if written == sign)
+    return OPERATORS[kind](left, right)
+
+
+def _apart(sign: str, left: Fraction, right: Fraction) -> Tree | None:
+    """A hard operation in simpler ones; None where it is simple."""
+    many = [len(_places(number)) for number in (left, right)]
+    if sign in "+-":
+        if (min(many) < 2 and (sign == "+" or many[1] < 2)) or not _carries(sign, left, right):
+            return None
+        return _chain([left, *_places(right)], sign)
+    if _is_power_of_ten(right) or (sign == "*" and _is_power_of_ten(left)):
+        return None
+    if sign == "/":
+        quotient = left / right
+        if quotient.denominator != 1 or len(_places(quotient)) < 2:
+            return None
+        return _chain([("/", place * right, right) for place in _places(quotient)], "+")
+    if max(many) < 2:
+        return None
+    if min(many) < 2:  # one row of products of digits
+        single, other = (left, right) if many[0] < 2 else (right, left)
+        return _chain([single * place for place in _places(other)], "+")
+    return _chain([("*", left, place) for place in _places(right)], "+")
+
+
+def _chain(parts: list[Tree], sign: str) -> Tree:
+    tree = parts[0]
+    for part in parts[1:]:
+        tree = sign, tree, part
+    return tree
+
+
+def _places(number: Fraction) -> list[Fraction]:
+    """A number's digits, each with its zeros: 407 is 400 and 7."""
+    digits = _decimal(number)
+    point = digits.index(".") if "." in digits else len(digits)
+    places = []
+    for at, digit in enumerate(digits.replace(".", "")):
+        if digit != "0":
+            places.append(int(digit) * Fraction(10) ** (point - 1 - at))
+    return places
+
+
+def _carries(sign: str, left: Fraction, right: Fraction) -> bool:
+    """Whether a digit of the result needs its neighbour."""
+    a, b = (f"{int(number * 10**4):020d}" for number in (left, right))
+    pairs = [(int(x), int(y)) for x, y in zip(a, b, strict=True)]
+    return any(x + y > 9 if sign == "+" else x < y for x, y in pairs)
+
+
+def _is_power_of_ten(number: Fraction) -> bool:
+    return re.fullmatch(r"10*|0\.0*1", _decimal(number)) is not None
+
+
+def _decimal(number: Fraction) -> str:
+    """A number as it is written, with at most four decimals."""
+    if number < 0 or (number * 10**4).denominator != 1:
+        raise UnfitError
+    if number.denominator == 1:
+        return str(number.numerator)
+    return f"{float(number):.4f}".rstrip("0")
+
+
+def _written(tree: Tree, binds: int = 0) -> str:
+    if isinstance(tree, Fraction):
+        return _decimal(tree)
+    sign, left, right = tree
+    own = _BINDS[sign]
+    text = f"{_written(left, own)} {sign} {_written(right, own + 1)}"
+    return f"({text})" if own < binds else text
