@@ -16,6 +16,7 @@ from lorid_engine.model.llama import FusedLinear, LayerWeights, LlamaWeights, at
 from lorid_engine.model.weights import Checkpoint
 from lorid_engine.ops import PackedLinear, lora_fused_linear, packed_attention, rms_norm, silu_mul
 from lorid_engine.train.adapters import RoleAdapters
+from lorid_engine.train.dense_lora import dense_lora_linear, is_worth_it, row_factors
 from lorid_engine.train.micro_batch import MicroBatch
 
 
@@ -72,6 +73,8 @@ class TrainingOps:
         self._config, self._adapters, self._batch, self._dropout = config, adapters, batch, dropout
         self._cos, self._sin = angles.cos[batch.positions], angles.sin[batch.positions]
         self._plan, self._dropout_key = batch.plan, batch.dropout_key
+        self._is_dense = is_worth_it(batch.tokens.device, adapters.rank * len(adapters.roles), dropout)
+        self._factors: torch.Tensor | None = None  # of the rows, made at the first adapters
 
     def embed(self, weight: PackedLinear) -> Any:
         """Hidden states [T, E]."""
@@ -92,6 +95,10 @@ class TrainingOps:
         if not adapted:
             return functional.linear(x, weight.data, None if weight.bias is None else weight.bias.to(x.dtype))
         banks = [(target.col_begin, self._adapters.modules[target.name].bank(x.dtype)) for target in adapted]
+        if self._is_dense:
+            if self._factors is None:
+                self._factors = row_factors(self._plan, banks[0][1], x.dtype)
+            return dense_lora_linear(x, weight, banks, self._factors)
         dropout = None
         if self._dropout:
             numbers = [self._adapters.number(target.name) for target in adapted]
@@ -141,6 +148,7 @@ class TrainingOps:
         """The same for those rows alone, past the last attention."""
         ops, batch = copy.copy(self), self._batch
         ops._plan, ops._dropout_key = batch.target_plan, self.targets(batch.dropout_key)
+        ops._factors = None
         return ops
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from lorid_engine.train import forward
 from test_families import MODELS, save_model
 from tiny_training import (
     ROLES,
@@ -23,6 +24,13 @@ ALL_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 FAMILIES = ["llama biases", "llama 3", "mistral window", "qwen2 window", "qwen3 biases", "smollm3"]
 
 
+@pytest.fixture(params=["segments", "dense"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The adapters' products on a CPU, and on a GPU where ranks are small."""
+    monkeypatch.setattr(forward, "is_worth_it", lambda device, ranks, dropout: request.param == "dense" and not dropout)
+
+
+@pytest.mark.usefixtures("products")
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_losses_and_gradients_are_pefts(tmp_path: Path, name: str, recompute: bool) -> None:
