@@ -138,7 +138,7 @@ class Engine:
         self._half_done = False
         self._arrivals = itertools.count()
         self._names = itertools.count()
-        self._undelivered: dict[str, RequestOutput] = {}
+        self._undelivered: dict[str, Group] = {}  # whose outputs have news
         self._steps = self._prompt_tokens = self._generated_tokens = self._cached_tokens = 0
         self._step_seconds = 0.0
 
@@ -193,7 +193,7 @@ class Engine:
         request_id = request.request_id or self._new_name()
         if request_id in self._groups:
             raise RequestError(f"there is an unfinished request {request_id!r} already")
-        prompt_ids = self._prompts.read(request.prompt)
+        prompt_ids = tuple(self._prompts.read(request.prompt))
         slot = -1 if request.adapter is None else self._adapters.slot(request.adapter)
         root = b"base" if request.adapter is None else self._adapters.root(request.adapter)
         seed = request.sampling.seed
@@ -261,16 +261,26 @@ class Engine:
         """
         with self._changing():
             self._advance()
-        outputs, self._undelivered = self._undelivered, {}
-        return list(outputs.values())
+        outputs = [request_output(group) for group in self._undelivered.values()]
+        self._undelivered = {}
+        return outputs
 
-    def step_for(self, mine: Container[str]) -> list[RequestOutput]:
-        """One step, and the outputs of these request ids; those of others are kept for the next call of step()."""
+    def step_for(self, mine: Container[str], *, finished: bool = False) -> list[RequestOutput]:
+        """One step, and the outputs of these request ids; those of others are kept for the next call of step().
+
+        Args:
+            finished: only the outputs of requests that have ended.
+        """
         with self._changing():
             self._advance()
-        ready = {request_id: output for request_id, output in self._undelivered.items() if request_id in mine}
-        self._undelivered = {name: output for name, output in self._undelivered.items() if name not in ready}
-        return list(ready.values())
+        kept, ready = {}, []
+        for request_id, group in self._undelivered.items():
+            if request_id not in mine:
+                kept[request_id] = group
+            elif group.finished or not finished:
+                ready.append(request_output(group))
+        self._undelivered = kept
+        return ready
 
     def _advance(self) -> None:
         if not self._groups:
@@ -358,7 +368,7 @@ class Engine:
 
     def _deliver(self, group: Group) -> None:
         """Puts a request's output where the next return of step() takes it from."""
-        self._undelivered[group.request_id] = request_output(group)
+        self._undelivered[group.request_id] = group
         if group.finished and self._groups.pop(group.request_id, None) is not None:
             self._cached_tokens += group.cached_tokens
 
@@ -383,9 +393,8 @@ class Engine:
                 except LoridError as error:
                     done[place] = refused_output(request, error)
             while len(done) < len(requests):
-                for output in self.step_for(mine):
-                    if output.finished:
-                        done[mine[output.request_id]] = output
+                for output in self.step_for(mine, finished=True):
+                    done[mine[output.request_id]] = output
         finally:
             for request_id in mine:
                 self.abort_request(request_id)

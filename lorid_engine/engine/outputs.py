@@ -46,7 +46,7 @@ def request_output(group: Group) -> RequestOutput:
     return RequestOutput(
         request_id=group.request_id,
         prompt=group.prompt,
-        prompt_token_ids=tuple(group.prompt_ids),
+        prompt_token_ids=group.prompt_ids,
         outputs=tuple(_completion(sequence) for sequence in group.sequences),
         finished=group.finished,
         error=group.error,

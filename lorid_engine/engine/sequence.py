@@ -25,7 +25,7 @@ class Group:
     request: Request
     request_id: str
     prompt: str | None
-    prompt_ids: list[int]
+    prompt_ids: tuple[int, ...]
     slot: int
     root: bytes  # names the adapter's load in page hashes
     key: int

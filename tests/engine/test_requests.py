@@ -165,6 +165,19 @@ def test_stream_and_generate_leave_other_requests_to_step() -> None:
     assert not engine.has_unfinished_requests()
 
 
+def test_outputs_of_ended_requests_alone() -> None:
+    engine, _ = fake_engine()
+    for name, most in (("short", 2), ("long", 4), ("other", 3)):
+        engine.add_request(Request("ab", sampling=SamplingParams(max_tokens=most, seed=1), request_id=name))
+    ended = []
+    while engine.has_unfinished_requests() and len(ended) < 2:
+        for output in engine.step_for({"short", "long"}, finished=True):
+            assert output.finished and len(output.outputs[0].token_ids) == {"short": 2, "long": 4}[output.request_id]
+            ended.append(output.request_id)
+    assert ended == ["short", "long"]
+    assert [(each.request_id, each.finished) for each in engine.step()] == [("other", True)]  # kept for step()
+
+
 def test_closing_a_stream_aborts_it() -> None:
     engine, _ = fake_engine()
     stream = engine.stream(Request([4], sampling=SamplingParams(max_tokens=30, seed=0)))
