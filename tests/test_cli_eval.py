@@ -160,7 +160,7 @@ def test_packs_are_listed(capsys: pytest.CaptureFixture) -> None:
     assert DEFAULT_PACK in out and "adapters 29.5 MB" in out and "GSM8K" in out
     assert main(["packs", "--json"]) == 0
     (pack,) = json.loads(capsys.readouterr().out)
-    assert pack["name"] == DEFAULT_PACK and pack["adapter_bytes"] > 20e6 and "4 of the first 100" in pack["accuracy"]
+    assert pack["name"] == DEFAULT_PACK and pack["adapter_bytes"] > 20e6 and "first 300 GSM8K" in pack["accuracy"]
 
 
 def test_pack_check(pack: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

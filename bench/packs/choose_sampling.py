@@ -47,7 +47,7 @@ Pools = dict[tuple[str, float, float], list[list[Drawn]]]  # by role, its temper
 class Task:
     """What one process draws."""
 
-    pack: str
+    pack: Path
     base: Path
     device: str
     top_p: float
@@ -58,7 +58,7 @@ class Task:
 
 def draw(task: Task) -> Pools:
     """All pools of some questions."""
-    pack = load_pack(task.pack)
+    pack = load_pack(str(task.pack.resolve()))
     rows = ROWS[task.device]
     engine = Engine(
         task.base,
@@ -79,6 +79,8 @@ def draw(task: Task) -> Pools:
         found: dict[tuple[int, int], Drawn] = {}
         overrides = {"temperature": temperature, "top_p": task.top_p}
         for job, sample in draw_samples(engine, pack, jobs, 0, overrides):
+            if sample.note:
+                raise DataError(f"{role} could not answer {job.question[:60]!r}: {sample.note}")
             found[job.owner, job.round] = sample.text, len(sample.token_ids), sample.answer
         print(f"{role} at {temperature:g}: {len(found)} samples", file=sys.stderr, flush=True)
         return [[found[at, number] for number in range(1, task.rounds + 1)] for at in range(len(task.questions))]
@@ -115,11 +117,10 @@ def one_sample(pools: Pools, golds: Sequence[str]) -> dict[str, dict[str, float]
 
 
 def write_sampling(manifest: Path, top_p: float, temperatures: dict[str, float]) -> None:
-    """Sets the roles' temperatures and top_p."""
+    """Sets the roles' temperatures and top_p; comments are lost."""
     document = tomllib.loads(manifest.read_text(encoding="utf-8"))
-    document["sampling"]["top_p"] = top_p
     for role, temperature in temperatures.items():
-        document["roles"][role]["sampling"] = {"temperature": temperature}
+        document["roles"][role].setdefault("sampling", {}).update(temperature=temperature, top_p=top_p)
     write_whole(manifest, tomli_w.dumps(document))
 
 
@@ -130,7 +131,7 @@ def parse() -> argparse.Namespace:
         return [float(part) for part in text.split(",")]
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pack", required=True, help="a pack's folder, whose manifest is written")
+    parser.add_argument("--pack", type=Path, required=True, help="a pack's folder, whose manifest is written")
     parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
     parser.add_argument("--held-out", type=Path, required=True)
     parser.add_argument("--first", type=int, help="questions; default: all")
@@ -142,7 +143,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--processes", type=int, default=1, help="engines that draw at once; default: 1")
     parser.add_argument("--out", type=Path, default=Path("bench/results/pack-sampling"))
-    return parser.parse_args()
+    options = parser.parse_args()
+    if min(options.rounds, options.processes) < 1:
+        parser.error("--rounds and --processes must be at least 1")
+    return options
 
 
 def main() -> int:
@@ -151,7 +155,7 @@ def main() -> int:
     try:
         questions = read_questions(options.held_out)[: options.first]
         golds = read_gold_answers(options.held_out, questions)
-        pack = load_pack(options.pack)
+        pack = load_pack(str(options.pack.resolve()))
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         temperatures = {"ir": options.ir, "kg": options.kg, "dr": options.dr}
         texts, count = [question.question for question in questions], options.processes
@@ -172,7 +176,6 @@ def main() -> int:
         right = {triple: interval(float(each.right) for each in found) for triple, found in triples.items()}
         tokens = {triple: sum(each.tokens for each in found) / len(found) for triple, found in triples.items()}
         best = min(triples, key=lambda triple: (-right[triple]["value"], tokens[triple]))
-        write_sampling(pack.folder / "pack.toml", options.top_p, dict(zip(("ir", "kg", "dr"), best, strict=True)))
     except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
@@ -201,6 +204,7 @@ def main() -> int:
         "one_sample": single,
     }
     write_result(options.out, result, "\n".join(lines))
+    write_sampling(pack.folder / "pack.toml", options.top_p, dict(zip(("ir", "kg", "dr"), best, strict=True)))
     return 0
 
 

@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from arithmetic_problems import TEMPLATES
-from problem_parts import Problem, Solution, UnfitError, number
+from marks import UnfitError, decimal
+from problem_parts import Problem, Solution
 from story_problems import STORIES
 
 
@@ -26,7 +27,7 @@ def problems(count: int, seed: int) -> Iterator[Problem]:
         solution = Solution()
         try:
             question, value = templates[len(seen) % len(templates)](draw, solution)
-            answer = number(value)
+            answer = decimal(value)
         except UnfitError:
             continue
         if question not in seen:

@@ -21,7 +21,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from marks import MARK, NUMBER, UnfitError, evaluate, parse, value_of
+from marks import MARK, NUMBER, UnfitError, decimal, evaluate, parse, value_of
 
 # What a rationale may use without the question's having said so: of calendars, clocks, money and measures, and what is so common
 # that it may mean anything.
@@ -45,22 +45,28 @@ _WORDS = {
     48: ("dozen", "day", "hour"),
     120: ("hour", "minute"),
 }
+_SHARES = {Fraction(n, 100) for n in (1, 5, 10, 20, 25, 50, 75)} | {Fraction(3, 2)}
+_UNMARKED = re.compile(rf"=\s*[^\w\s~]?\s*(?:{NUMBER.pattern})")  # "= 24" and "= $24", but not "= $~24"
+_CAPS = tuple(  # of what a number may count
+    (re.compile(rf"({NUMBER.pattern}){what}"), cap)
+    for what, cap in (
+        (r" days? (?:a|per|each|every) week", 7),
+        (r" hours? (?:a|per|each|every) day", 24),
+        (r"\s?(?:%|percent)", 100),
+    )
+)
 _TRIES = 200  # draws of all numbers, until they fit
 
 
 def _like(value: Fraction, text: str) -> str:
     """A number written as another was: with as many decimals where there were two, and commas where there were some."""
-    if value < 0 or (value * 100).denominator != 1:
-        raise UnfitError
     decimals = len(text.partition(".")[2])
-    if decimals == 0 and value.denominator != 1:
+    whole, _, rest = decimal(value).partition(".")
+    if rest and not decimals:
         raise UnfitError
-    comma = "," if "," in text else ""
-    if decimals == 2:
-        return f"{float(value):{comma}.2f}"
-    if value.denominator == 1:
-        return f"{int(value):{comma}d}"
-    return f"{float(value):{comma}.2f}".rstrip("0")
+    whole = f"{int(whole):,}" if "," in text else whole
+    rest = rest.ljust(2, "0") if decimals == 2 else rest
+    return f"{whole}.{rest}" if rest else whole
 
 
 @dataclass(frozen=True)
@@ -98,13 +104,15 @@ class _Program:
             return value
 
         for match in MARK.finditer(answer):
-            expression, result = parse(match[1]), match[2].strip()
-            if not NUMBER.fullmatch(result) or evaluate(expression, see) != value_of(result):
+            expression, result = parse(match[1]), value_of(match[2])
+            if evaluate(expression, see) != result:
                 raise UnfitError
-            marks.append((expression, value_of(result)))
+            marks.append((expression, result))
         results = {value for _, value in marks}
         said = {value_of(match[0]) for match in NUMBER.finditer(MARK.sub("", answer))}
         if not marks or said - asked - results - used or (asked | constants) & results:
+            raise UnfitError
+        if constants - _known_constants(asked, f"{question} {answer}") or _has_unmarked_result(answer, results):
             raise UnfitError
         free = {value for value in asked & used if _may_change(value, question, answer)}
         if not free:
@@ -132,15 +140,37 @@ class _Program:
             return _like(table[value_of(match[0])], match[0])
 
         row = {name: NUMBER.sub(other, self.row[name]) for name in ("question", "answer")}
+        if _goes_beyond(row["question"]) and not _goes_beyond(self.row["question"]):
+            raise UnfitError
         return {**self.row, **row}
+
+
+def _known_constants(asked: set[Fraction], text: str) -> set[Fraction]:
+    """What may stand in a rationale though the question has no such figure: else it is a result that has no mark."""
+    words = {Fraction(value) for value, words in _WORDS.items() if _has_word(text, words)}
+    percents = {share for p in asked for share in (p / 100, 1 - p / 100, 1 + p / 100, 100 - p, 100 + p)}
+    return _CONSTANTS | _SHARES | words | percents
+
+
+def _has_unmarked_result(answer: str, results: set[Fraction]) -> bool:
+    """Whether an equation ends in a number that no mark stands before, or the answer is no mark's result."""
+    last = NUMBER.findall(answer.rpartition("####")[2])
+    return len(last) != 1 or value_of(last[0]) not in results or bool(_UNMARKED.search(MARK.sub("~", answer)))
+
+
+def _has_word(text: str, words: Sequence[str]) -> bool:
+    return any(re.search(rf"\b{word}", text.lower()) for word in words)
+
+
+def _goes_beyond(question: str) -> bool:
+    return any(value_of(match[1]) > cap for pattern, cap in _CAPS for match in pattern.finditer(question))
 
 
 def _may_change(value: Fraction, question: str, answer: str) -> bool:
     """Whether this number is the question's own, wherever it stands."""
     if value.denominator != 1 or value in _CONSTANTS or 1900 <= value <= 2100:
         return False
-    both = f"{question} {answer}".lower()
-    if any(re.search(rf"\b{word}", both) for word in _WORDS.get(int(value), ())):
+    if _has_word(f"{question} {answer}", _WORDS.get(int(value), ())):
         return False
     for match in NUMBER.finditer(question):
         if value_of(match[0]) == value:

@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from marks import UnfitError, calculate, decimal
+
 NAMES = [
     "Ada",
     "Amir",
@@ -113,8 +115,8 @@ class Solution:
 
     def step(self, text: str, left: Fraction | int, sign: str, right: Fraction | int, rule: str) -> Fraction:
         """Adds a line, in whose text {} is the calculation, and a rule; returns the result."""
-        value = _apply(Fraction(left), sign, Fraction(right))
-        a, b, c = number(left), number(right), number(value)
+        value = calculate(sign, Fraction(left), Fraction(right))
+        a, b, c = decimal(left), decimal(right), decimal(value)
         self.lines.append(text.format(f"{a} {sign} {b} = <<{a}{sign}{b}={c}>>{c}"))
         if rule not in self.rules:
             self.rules.append(rule)
@@ -134,25 +136,6 @@ class Problem:
     def target(self) -> str:
         """As GSM8K has it: the rationale, then #### and the answer."""
         return f"{self.rationale}\n#### {self.answer}"
-
-
-class UnfitError(Exception):
-    """Numbers that give no sensible problem; others are drawn."""
-
-
-def _apply(left: Fraction, sign: str, right: Fraction) -> Fraction:
-    if sign == "/":
-        return left / right
-    return left + right if sign == "+" else left - right if sign == "-" else left * right
-
-
-def number(value: Fraction | int) -> str:
-    """A number as it is written: whole, or with at most two decimals."""
-    hundredths = Fraction(value) * 100
-    if hundredths.denominator != 1 or value < 0:
-        raise UnfitError
-    whole, rest = divmod(int(hundredths), 100)
-    return str(whole) if not rest else f"{whole}.{rest:02d}".rstrip("0")
 
 
 def whole(value: Fraction, least: int = 1) -> Fraction:

@@ -57,6 +57,7 @@ SHA256 = {
 TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 FIRST_GENERATED_ID = 1_000_000  # GSM8K's ids are its line numbers
 MOST_BYTES = 30_000_000  # of a pack
+MOST_ANSWER_TOKENS = 400  # of a role's text: few of the training answers are longer
 TIMED_SECONDS, MOST_TIMED_STEPS = 10.0, 20
 RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
@@ -267,7 +268,7 @@ def finish(options: argparse.Namespace, base: Path, settings: TrainingOptions, s
     manifest = {
         **first_manifest(options.out.resolve().name, source_entry(default.base), form),
         "license": "Apache-2.0 (base), MIT (training questions)",
-        "sampling": dict(default.sampling),
+        "sampling": {**default.sampling, "max_tokens": MOST_ANSWER_TOKENS},
     }
     write_pack(options.out, manifest, {role: options.work / role for role in ROLES})
     about = {
@@ -303,7 +304,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--targets", default=TARGETS)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--weight-decay", type=float, default=0.0)
-    parser.add_argument("--batch-size", type=int, default=64, help="examples of a role in a step; default: %(default)s")
+    parser.add_argument("--batch-size", type=int, default=96, help="examples of a role in a step; default: %(default)s")
     parser.add_argument("--rows-per-pass", type=int)
     parser.add_argument("--max-tokens", type=int, default=512, help="longer examples are left out")
     parser.add_argument(

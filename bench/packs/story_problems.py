@@ -7,264 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
-from problem_parts import Solution, UnfitError, amount, people, whole
+from marks import UnfitError, decimal
+from problem_parts import Solution, amount, people, whole
+from story_worlds import WORLDS, World
 
 Told = tuple[str, Fraction]
 
 
-@dataclass(frozen=True)
-class World:
-    """What a story is about.
-
-    Attributes:
-        things: in the plural.
-        kinds: adjectives that tell two sorts apart.
-        verb: how somebody comes by them, "picked": {a} picked 12 apples.
-        places: where.
-        gains, losses: what may happen; {n} is the number, {a} who, {b} another.
-        holder: what they are put into, and its plural.
-        pays: what one of them brings, or "" where nothing does; {v} is the number.
-    """
-
-    things: str
-    kinds: tuple[str, str, str]
-    verb: str
-    places: tuple[str, str, str]
-    gains: tuple[str, ...]
-    losses: tuple[str, ...]
-    holder: tuple[str, str]
-    pays: str = ""
-
-
-WORLDS = (
-    World(
-        "apples",
-        ("red", "green", "yellow"),
-        "picked",
-        ("from the first tree", "in the orchard", "behind the house"),
-        ("{a} picked {n} more", "{b} gave {a} another {n}"),
-        ("{n} of them were rotten", "{a} ate {n} of them", "{a} used {n} for a cake"),
-        ("basket", "baskets"),
-        "{a} sells each of them for ${v}",
-    ),
-    World(
-        "photos",
-        ("black and white", "colour", "blurred"),
-        "took",
-        ("at the lake", "in the old town", "on the ferry"),
-        ("{a} took {n} more", "{b} sent {a} {n} others"),
-        ("{a} deleted {n} of them", "{n} of them turned out too dark"),
-        ("album", "albums"),
-    ),
-    World(
-        "pages",
-        ("typed", "handwritten", "printed"),
-        "read",
-        ("before breakfast", "on the train", "in bed"),
-        ("{a} read {n} more",),
-        ("{n} of them have only pictures",),
-        ("chapter", "chapters"),
-    ),
-    World(
-        "cookies",
-        ("oatmeal", "chocolate", "ginger"),
-        "baked",
-        ("in the morning", "after lunch", "at night"),
-        ("{a} baked another {n}", "{b} brought {n} more"),
-        ("{n} got burnt", "{b} ate {n} of them", "{a} took {n} to school"),
-        ("tin", "tins"),
-        "{a} gets ${v} for each of them",
-    ),
-    World(
-        "seedlings",
-        ("tomato", "bean", "pepper"),
-        "planted",
-        ("by the fence", "on the balcony", "in the front yard"),
-        ("{a} planted {n} more",),
-        ("{n} of them dried out", "snails ate {n} of them", "{a} gave {n} to {b}"),
-        ("row", "rows"),
-    ),
-    World(
-        "songs",
-        ("slow", "loud", "old"),
-        "saved",
-        ("on the phone", "on the tablet", "on the laptop"),
-        ("{a} added {n} new ones",),
-        ("{a} removed {n} of them", "{n} of them would not play"),
-        ("playlist", "playlists"),
-    ),
-    World(
-        "tickets",
-        ("blue", "paper", "golden"),
-        "won",
-        ("at the ring toss", "at the duck pond", "at the shooting stand"),
-        ("{a} won {n} more", "{b} handed {a} {n} extra"),
-        ("{a} spent {n} on a ride", "{a} lost {n} on the way", "{a} traded {n} for a toy"),
-        ("envelope", "envelopes"),
-    ),
-    World(
-        "chairs",
-        ("wooden", "plastic", "folding"),
-        "set up",
-        ("in the hall", "on the lawn", "in the gym"),
-        ("helpers brought {n} more",),
-        ("{n} of them were broken", "{a} took {n} away"),
-        ("row", "rows"),
-    ),
-    World(
-        "fish",
-        ("striped", "small", "silver"),
-        "caught",
-        ("at the bridge", "in the bay", "off the pier"),
-        ("{b} caught {n} and gave them to {a}",),
-        ("{a} threw {n} back", "a cat stole {n} of them"),
-        ("bucket", "buckets"),
-        "{a} sells each for ${v}",
-    ),
-    World(
-        "bracelets",
-        ("beaded", "woven", "silver"),
-        "made",
-        ("on Friday", "on Saturday", "on Sunday"),
-        ("{a} made {n} more", "{b} made another {n} for {a}"),
-        ("{a} gave {n} away", "{n} of them came apart"),
-        ("box", "boxes"),
-        "each brings {a} ${v}",
-    ),
-    World(
-        "students",
-        ("older", "younger", "new"),
-        "counted",
-        ("in the first bus", "in the second bus", "at the gate"),
-        ("{n} more arrived",),
-        ("{n} of them stayed at home", "{n} of them went to the nurse"),
-        ("team", "teams"),
-    ),
-    World(
-        "bottles",
-        ("glass", "plastic", "brown"),
-        "collected",
-        ("at the beach", "in the park", "along the road"),
-        ("{a} found {n} more",),
-        ("{n} of them cracked", "{a} could not return {n} of them"),
-        ("crate", "crates"),
-        "the shop pays ${v} for each",
-    ),
-    World(
-        "shirts",
-        ("short-sleeved", "long-sleeved", "white"),
-        "washed",
-        ("in the first load", "at home", "at the laundry"),
-        ("{b} put in {n} more",),
-        ("{n} of them had stains left", "{a} handed {n} down to {b}"),
-        ("drawer", "drawers"),
-    ),
-    World(
-        "cupcakes",
-        ("lemon", "vanilla", "banana"),
-        "iced",
-        ("for the class", "for the fair", "for a birthday"),
-        ("{a} iced {n} more", "{b} brought {n}"),
-        ("{n} fell on the floor", "guests ate {n} of them"),
-        ("plate", "plates"),
-        "{a} charges ${v} for each",
-    ),
-    World(
-        "tools",
-        ("old", "electric", "garden"),
-        "bought",
-        ("at a yard sale", "online", "in the shop"),
-        ("{b} lent {a} {n} more",),
-        ("{n} of them did not work", "{a} sold {n} of them"),
-        ("shelf", "shelves"),
-    ),
-    World(
-        "invitations",
-        ("green", "folded", "printed"),
-        "wrote",
-        ("on Monday", "on Tuesday", "on Wednesday"),
-        ("{a} wrote {n} more",),
-        ("{n} came back in the mail", "{a} threw {n} away"),
-        ("pack", "packs"),
-    ),
-    World(
-        "cars",
-        ("red", "dirty", "small"),
-        "washed",
-        ("before noon", "in the afternoon", "with {b}"),
-        ("{n} more came by",),
-        ("{n} of the owners did not pay",),
-        ("line", "lines"),
-        "{a} gets ${v} for a car",
-    ),
-    World(
-        "eggs",
-        ("brown", "white", "large"),
-        "gathered",
-        ("in the barn", "in the coop", "under the hedge"),
-        ("the hens laid {n} more",),
-        ("{n} of them broke", "{a} fried {n} of them"),
-        ("carton", "cartons"),
-        "{a} asks ${v} for an egg",
-    ),
-    World(
-        "points",
-        ("easy", "bonus", "hard"),
-        "scored",
-        ("in the first round", "in the second round", "in the warm-up"),
-        ("{a} scored {n} more",),
-        ("{a} lost {n} again", "a foul cost {n}"),
-        ("level", "levels"),
-    ),
-    World(
-        "messages",
-        ("short", "long", "funny"),
-        "got",
-        ("at noon", "in the evening", "from the club"),
-        ("{n} more came in",),
-        ("{a} answered {n} of them", "{a} erased {n} of them"),
-        ("folder", "folders"),
-    ),
-    World(
-        "shells",
-        ("round", "pink", "spiral"),
-        "found",
-        ("near the rocks", "on the sand", "under the pier"),
-        ("{a} dug up {n} more", "{b} gave {a} {n}"),
-        ("{n} of them were chipped", "{a} gave {n} to {b}"),
-        ("jar", "jars"),
-        "{a} sells every one for ${v}",
-    ),
-    World(
-        "toys",
-        ("wooden", "soft", "tin"),
-        "unpacked",
-        ("in the attic", "at the shop", "for the fair"),
-        ("{b} donated {n}",),
-        ("{n} of them were sold", "{a} gave {n} to a nursery"),
-        ("bin", "bins"),
-        "each costs ${v}",
-    ),
-    World(
-        "balloons",
-        ("round", "long", "silver"),
-        "blew up",
-        ("for the party", "in the kitchen", "with a pump"),
-        ("{b} blew up {n} more",),
-        ("{n} of them popped", "{n} of them flew away"),
-        ("bunch", "bunches"),
-    ),
-    World(
-        "books",
-        ("thin", "used", "picture"),
-        "shelved",
-        ("in the hallway", "on the first floor", "upstairs"),
-        ("{n} more were returned",),
-        ("{n} of them were borrowed", "{a} lent {n} to {b}"),
-        ("shelf", "shelves"),
-        "{a} sells a book for ${v}",
-    ),
-)
 MORE = "Add what comes in to what there is."
 LESS = "Subtract what goes away from what there is."
 PARTS = "Add the parts to find the total."
@@ -285,21 +34,20 @@ class _Story:
     b: str
 
     @classmethod
-    def begun(cls, draw: random.Random, solution: Solution) -> _Story:
+    def begun(cls, draw: random.Random, solution: Solution, *, owned: bool = False) -> _Story:
         a, b, _ = people(draw)
-        return cls(draw, solution, draw.choice(WORLDS), a, b)
+        return cls(draw, solution, draw.choice([world for world in WORLDS if world.owned or not owned]), a, b)
 
     def pick(self, texts: Sequence[str], **values: object) -> str:
         return self.draw.choice(texts).format(a=self.a, b=self.b, w=self.world.things, verb=self.world.verb, **values)
 
-    def joined(self, first: str, second: str) -> str:
-        """Two happenings in one sentence or two."""
-        second = second[0].upper() + second[1:]
-        return (
-            self.draw.choice((f"{first}. {second}.", f"{first}. Then {second[0].lower()}{second[1:]}."))
-            .replace(f"Then {self.a[0].lower()}{self.a[1:]}", f"Then {self.a}")
-            .replace(f"Then {self.b[0].lower()}{self.b[1:]}", f"Then {self.b}")
-        )
+    def then(self, before: str, happenings: Sequence[str], n: int) -> str:
+        """What was told, and something that happened, in a sentence of its own."""
+        happening = self.draw.choice(happenings)
+        text = happening.format(a=self.a, b=self.b, n=n)
+        begins_with_a_name = happening.startswith(("{a}", "{b}"))
+        later = text if begins_with_a_name else text[0].lower() + text[1:]
+        return f"{before}. {self.draw.choice((text[0].upper() + text[1:], f'Then {later}'))}"
 
     def place(self) -> str:
         return self.pick(self.world.places)
@@ -338,6 +86,8 @@ def _two_kinds(s: _Story) -> Told:
 
 
 def _two_people(s: _Story) -> Told:
+    if not s.world.owned:
+        raise UnfitError
     x, y = amount(s.draw), amount(s.draw)
     text = s.pick(
         (
@@ -365,16 +115,18 @@ def _in_groups(s: _Story) -> Told:
 
 def _gained(s: _Story, text: str, total: Fraction) -> Told:
     n = amount(s.draw)
-    text = s.joined(text.rstrip("."), s.pick(s.world.gains, n=n))
-    return text.rstrip("."), s.solution.step(f"Then there were {{}} {s.world.things}.", total, "+", n, MORE)
+    return s.then(text, s.world.gains, n), s.solution.step(
+        f"Then there were {{}} {s.world.things}.", total, "+", n, MORE
+    )
 
 
 def _lost(s: _Story, text: str, total: Fraction) -> Told:
-    if total < 2:
+    if total < 5:
         raise UnfitError
-    n = s.draw.randint(1, int(total) - 1)
-    text = s.joined(text.rstrip("."), s.pick(s.world.losses, n=n))
-    return text.rstrip("."), s.solution.step(f"After that {{}} {s.world.things} were left.", total, "-", n, LESS)
+    n = s.draw.randint(2, int(total) - 2)
+    return s.then(text, s.world.losses, n), s.solution.step(
+        f"After that {{}} {s.world.things} were left.", total, "-", n, LESS
+    )
 
 
 def _ask_count(s: _Story, text: str, total: Fraction) -> Told:
@@ -457,9 +209,9 @@ def _story(draw: random.Random, solution: Solution) -> Told:
 
 def _some_groups_gone(draw: random.Random, solution: Solution) -> Told:
     """n groups of m, of which some are gone."""
-    s = _Story.begun(draw, solution)
-    n, m, (one, many) = draw.randint(3, 14), draw.randint(2, 12), s.world.holder
-    k = draw.randint(1, n - 1)
+    s = _Story.begun(draw, solution, owned=True)
+    n, m, (one, many) = draw.randint(4, 14), draw.randint(2, 12), s.world.holder
+    k = draw.randint(2, n - 2)
     left = solution.step(f"{{}} {many} are left.", n, "-", k, "Subtract to find how many groups are left.")
     total = solution.step(f"They have {{}} {s.world.things}.", left, "*", m, GROUPS)
     text = s.pick(
@@ -474,7 +226,7 @@ def _some_groups_gone(draw: random.Random, solution: Solution) -> Told:
 
 def _two_products(draw: random.Random, solution: Solution) -> Told:
     """n groups of one size and k of another."""
-    s = _Story.begun(draw, solution)
+    s = _Story.begun(draw, solution, owned=True)
     _one, many = s.world.holder
     n, m, k, j = (draw.randint(2, 11) for _ in range(4))
     x, y = draw.sample(s.world.kinds, 2)
@@ -494,7 +246,7 @@ def _two_products(draw: random.Random, solution: Solution) -> Told:
 
 def _still_needed(draw: random.Random, solution: Solution) -> Told:
     """A goal, what there is, and how many rounds the rest takes."""
-    s = _Story.begun(draw, solution)
+    s = _Story.begun(draw, solution, owned=True)
     have, size, rounds = amount(draw), draw.randint(2, 12), draw.randint(2, 12)
     goal, (one, many) = have + size * rounds, s.world.holder
     missing = solution.step(f"{{}} {s.world.things} are missing.", goal, "-", have, "Subtract what there is already.")
@@ -519,7 +271,7 @@ def _still_needed(draw: random.Random, solution: Solution) -> Told:
 
 def _money_left(draw: random.Random, solution: Solution) -> Told:
     """Money that buys some of one thing, in the three ways to ask of it."""
-    s = _Story.begun(draw, solution)
+    s = _Story.begun(draw, solution, owned=True)
     n, price, rest, w = draw.randint(2, 12), draw.randint(2, 20), amount(draw), s.world.things
     money = n * price + rest
     way = draw.randrange(3)
@@ -540,7 +292,7 @@ def _money_left(draw: random.Random, solution: Solution) -> Told:
 
 def _two_shares(draw: random.Random, solution: Solution) -> Told:
     """Who has more or fewer, and both together."""
-    s = _Story.begun(draw, solution)
+    s = _Story.begun(draw, solution, owned=True)
     x, y, w = amount(draw), amount(draw), s.world.things
     if draw.random() < 0.5:
         other = solution.step(f"{s.b} has {{}} {w}.", x, "+", y, "Add the difference where there is more.")
@@ -581,18 +333,14 @@ def _measures(draw: random.Random, solution: Solution) -> Told:
         raise UnfitError
     is_sum = draw.random() < 0.5
     unit, text, ask = draw.choice(MEASURES if is_sum else DIFFERENCES)
+    if unit == "dollars" and places == 10:
+        raise UnfitError  # money has two decimals, or none
     sign, rule = ("+", PARTS) if is_sum else ("-", "Subtract the smaller quantity from the larger one.")
-    end = solution.step(f"That is {{}} {unit}.", x, sign, y, rule)
     if is_sum and draw.random() < 0.5:
-        solution.lines.clear()
         x, y = y, x
-        end = solution.step(f"That is {{}} {unit}.", x, sign, y, rule)
-    said = {"a": a, "b": b, "x": _written(x), "y": _written(y)}
+    end = solution.step(f"That is {{}} {unit}.", x, sign, y, rule)
+    said = {"a": a, "b": b, "x": decimal(x), "y": decimal(y)}
     return f"{text.format(**said)}. {ask.format(**said)}", end
-
-
-def _written(value: Fraction) -> str:
-    return f"{float(value):.2f}".rstrip("0").rstrip(".")
 
 
 STORIES: Sequence[Callable[[random.Random, Solution], Told]] = (

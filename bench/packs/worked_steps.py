@@ -14,10 +14,11 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
-from marks import MARK, OPERATORS, UnfitError, evaluate, parse, value_of
+from marks import MARK, SIGNS, UnfitError, calculate, decimal, evaluate, parse, value_of
 
 _MOST_CHARACTERS = 160  # of a working; longer ones are left out
-_SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
+_DECIMALS = 4
+_MOST_STEPS = 24
 _BINDS = {"+": 1, "-": 1, "*": 2, "/": 2}
 Tree = Fraction | tuple[str, "Tree", "Tree"]  # a number, or a sign between two trees
 
@@ -45,13 +46,15 @@ def working(expression: str, result: str) -> list[str]:
     """What is written between an expression and its result; nothing where there is nothing to show."""
     try:
         parsed = parse(expression)
-        if evaluate(parsed) != value_of(result.strip()):
+        if evaluate(parsed) != value_of(result):
             return []
         steps, tree = [], _tree(parsed)
         while not isinstance(tree, Fraction):
+            if len(steps) > _MOST_STEPS:
+                return []
             tree = _next(tree)
             steps.append(_written(tree))
-    except ValueError:  # also of numbers that cannot be written
+    except UnfitError:
         return []
     steps = steps[:-1]
     return steps if sum(map(len, steps)) <= _MOST_CHARACTERS else []
@@ -59,7 +62,7 @@ def working(expression: str, result: str) -> list[str]:
 
 def _tree(node: ast.expr) -> Tree:
     if isinstance(node, ast.BinOp):
-        return _SIGNS[type(node.op)], _tree(node.left), _tree(node.right)
+        return SIGNS[type(node.op)], _tree(node.left), _tree(node.right)
     return evaluate(node)
 
 
@@ -86,7 +89,7 @@ def _first_sum(tree: Tree) -> Tree:
     assert not isinstance(tree, Fraction)
     sign, left, right = tree
     if isinstance(left, Fraction) and isinstance(right, Fraction):
-        return _value(sign, left, right)
+        return calculate(sign, left, right)
     if isinstance(left, Fraction):
         return sign, left, _first_sum(right)
     return sign, _first_sum(left), right
@@ -103,12 +106,7 @@ def _flat(tree: Tree) -> Tree:
 
 
 def _product(sign: str, left: Fraction, right: Fraction) -> Tree | None:
-    return _value(sign, left, right) if sign in "*/" else None
-
-
-def _value(sign: str, left: Fraction, right: Fraction) -> Fraction:
-    kind = next(kind for kind, written in _SIGNS.items() if written == sign)
-    return OPERATORS[kind](left, right)
+    return calculate(sign, left, right) if sign in "*/" else None
 
 
 def _apart(sign: str, left: Fraction, right: Fraction) -> Tree | None:
@@ -142,7 +140,7 @@ def _chain(parts: list[Tree], sign: str) -> Tree:
 
 def _places(number: Fraction) -> list[Fraction]:
     """A number's digits, each with its zeros: 407 is 400 and 7."""
-    digits = _decimal(number)
+    digits = decimal(number, _DECIMALS)
     point = digits.index(".") if "." in digits else len(digits)
     places = []
     for at, digit in enumerate(digits.replace(".", "")):
@@ -159,21 +157,12 @@ def _carries(sign: str, left: Fraction, right: Fraction) -> bool:
 
 
 def _is_power_of_ten(number: Fraction) -> bool:
-    return re.fullmatch(r"10*|0\.0*1", _decimal(number)) is not None
-
-
-def _decimal(number: Fraction) -> str:
-    """A number as it is written, with at most four decimals."""
-    if number < 0 or (number * 10**4).denominator != 1:
-        raise UnfitError
-    if number.denominator == 1:
-        return str(number.numerator)
-    return f"{float(number):.4f}".rstrip("0")
+    return re.fullmatch(r"10*|0\.0*1", decimal(number, _DECIMALS)) is not None
 
 
 def _written(tree: Tree, binds: int = 0) -> str:
     if isinstance(tree, Fraction):
-        return _decimal(tree)
+        return decimal(tree, _DECIMALS)
     sign, left, right = tree
     own = _BINDS[sign]
     text = f"{_written(left, own)} {sign} {_written(right, own + 1)}"

@@ -169,9 +169,9 @@ class Trainer:
         batch: dict[str, list[Example]] = {name: [] for name in loss}
         for sequence in sequences:
             batch[self._adapters.roles[sequence.slot]].append(sequence.example)
-        name = bad[0]
+        name, others = bad[0], f" (so it is with {', '.join(bad[1:])}, perhaps by the same fault)" if bad[1:] else ""
         raise NotANumberError(
-            f"step {self.steps_done + 1}: the loss of {name} is {loss[name]:g} and its gradient's norm {norms[name]:g}; "
+            f"step {self.steps_done + 1}: the loss of {name} is {loss[name]:g} and its gradient's norm {norms[name]:g}{others}; "
             "a lower --lr may help",
             batch,
         )

@@ -141,3 +141,10 @@ def test_files_that_are_not_there_or_empty(tmp_path: Path) -> None:
         read(tmp_path, knowledge=[KNOWLEDGE[2]])
     with pytest.raises(DataError, match="cannot be read: No such file"):
         read_training_set(tmp_path / "no", None, ["ir"], FORM, byte_tokenizer(), max_tokens=9)
+
+
+def test_texts_are_encoded_together_as_they_are_alone() -> None:
+    tokenizer = byte_tokenizer()
+    texts = ["Two and <|end|> three?", "", "a\ud800b", "é" * 40, " \n", "Two and <|end|> three?"]
+    assert tokenizer.encode_many(texts) == [tokenizer.encode_plain(text) for text in texts]
+    assert tokenizer.encode_many([]) == []

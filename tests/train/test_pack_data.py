@@ -53,7 +53,16 @@ def test_how_arithmetic_is_worked_out(mark: str, steps: list[str]) -> None:
 def test_marks_that_are_no_help_are_left_out() -> None:
     from worked_steps import worked
 
-    for mark in ("57+49=107", "10/3=3.33", "57**2=3249", "x+49=106", "57+(=106", "1/0=0", "=", "999999*987654=1"):
+    wrong = ("57+49=107", "10/3=3.33", "57**2=3249", "x+49=106", "57+(=106", "1/0=0", "=", "1+1=1/0", "1+1=1e9999999")
+    hostile = (
+        "1e400+1=2",
+        "0x10+5=21",
+        "1_0+5=15",
+        "-" * 9999 + "1=1",
+        "9" * 99 + "*9=1",
+        "+".join("1" * 900) + "=900",
+    )
+    for mark in (*wrong, *hostile, "99999999999999.25+16.75=100000000000016", "(" * 200 + "1" + ")" * 200 + "=1"):
         assert worked(f"so <<{mark}>>5 it is") == "so 5 it is"
     assert worked("She has <<57+49=106>>106 eggs") == "She has 57 + 49 = 57 + 40 + 9 = 97 + 9 = 106 eggs"
 
@@ -110,6 +119,9 @@ def test_a_question_with_other_numbers() -> None:
         ("He has 12 eggs and 24 more.", "It is <<12+24=36>>36.\n#### 36"),  # constants
         ("On the 14th at 23:00.", "It is <<14+23=37>>37.\n#### 37"),
         ("Fourteen hens and 14 more in 1999.", "It is <<14+1999=2013>>2013.\n#### 2013"),
+        ("He has 14 eggs, and 23 in 5 boxes.", "It is 23*5=115, so <<14+115=129>>129.\n#### 129"),  # 115 is no mark's
+        ("He has 14 eggs and 23 more of 40.", "Left <<40-23=17>>17, and so 40-26=14.\n#### 14"),  # nor is 14
+        ("He has 13 eggs and 23 more.", "It is <<13+23=36>>36, = 23 + 13.\n#### 23"),
         ("Of 14% take 14%.", "It is <<.14*.14=0.0196>>0.0196.\n#### 0.0196"),
     ],
 )
@@ -142,13 +154,14 @@ def test_the_temperatures_go_into_the_manifest(tmp_path: Path) -> None:
     manifest.write_text(source.read_text(encoding="utf-8"), encoding="utf-8")
     for role in ("ir", "kg", "dr"):
         (tmp_path / role).symlink_to(load_pack().folder / role)
+    manifest.write_text(
+        manifest.read_text(encoding="utf-8").replace("[roles.kg.sampling]", "[roles.kg.sampling]\nmax_tokens = 77")
+    )
     write_sampling(manifest, 0.8, {"ir": 0.25, "kg": 0.5, "dr": 0.75})
     pack = load_pack(tmp_path)
     assert [pack.sampling_for(role)["temperature"] for role in ("ir", "kg", "dr")] == [0.25, 0.5, 0.75]
-    assert (
-        pack.sampling_for("ir")["top_p"] == 0.8
-        and pack.roles["dr"].template.text == load_pack().roles["dr"].template.text
-    )
+    assert pack.sampling_for("ir")["top_p"] == 0.8 and pack.sampling_for("kg")["max_tokens"] == 77
+    assert pack.roles["dr"].template.text == load_pack().roles["dr"].template.text
 
 
 def test_a_runs_data_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
