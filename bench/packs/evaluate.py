@@ -13,9 +13,12 @@ import itertools
 import json
 import re
 import signal
+import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,7 @@ PARTS = ("loop", "base")
 ROWS = {"cpu": 64, "cuda": 256}
 KV_MEMORY = {"cpu": None, "cuda": 6 << 30}  # a GPU serves several such runs, of other sets and seeds, at once
 MOST_TOKENS = 320
+INTERRUPTED = 130  # the exit status after Ctrl-C, or at the end of --minutes
 
 
 @dataclass(frozen=True)
@@ -188,18 +192,60 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--max-rounds", type=int, default=20)
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as it takes")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="that share the sets and seeds: one leaves a GPU idle half of the time; default: 1",
+    )
     options = parser.parse_args(arguments)
     if len(options.first) != 2:
         parser.error("--first takes two numbers, such as 300,200")
+    if options.processes < 1:
+        parser.error("--processes must be at least 1")
     for what, given, known in (("set", options.sets, SETS), ("part", options.parts, PARTS)):
         if unknown := set(given) - set(known):
             parser.error(f"there is no {what} {min(unknown)!r}; there are {', '.join(known)}")
     return options
 
 
+def run_processes(options: argparse.Namespace, arguments: Sequence[str]) -> int:
+    """One process after another for each seed of each set, and one for the base on it, some at a time; each has a log in WORK."""
+    end = time.monotonic() + 60 * options.minutes if options.minutes else None
+    jobs = [(name, seed, "loop") for seed in options.seeds for name in options.sets if "loop" in options.parts]
+    jobs += [(name, options.seeds[0], "base") for name in options.sets if "base" in options.parts]
+    options.work.mkdir(parents=True, exist_ok=True)
+
+    def run(job: tuple[str, int, str]) -> int:
+        name, seed, part = job
+        command = [sys.executable, __file__, *arguments, "--sets", name, "--seeds", str(seed), "--parts", part]
+        command += ["--processes", "1"]
+        if end is not None:
+            left = (end - time.monotonic()) / 60
+            if left <= 0:
+                return INTERRUPTED
+            command += ["--minutes", f"{left:.3f}"]
+        with (options.work / f"{name}-{part}-{seed}.log").open("w", encoding="utf-8") as log:
+            status = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+        print(f"{name}, {part}, seed {seed}: {'done' if status == 0 else f'see {log.name}'}", file=sys.stderr)
+        return status
+
+    pool = ThreadPoolExecutor(options.processes)
+    try:
+        return max(pool.map(run, jobs), default=0)
+    except KeyboardInterrupt:  # which the processes got, too
+        print("Stopped; the same command goes on.", file=sys.stderr)
+        return INTERRUPTED
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is left; returns the exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
+    if options.processes > 1:
+        return run_processes(options, arguments)
     if options.minutes:
         timer = threading.Timer(60 * options.minutes, signal.raise_signal, [signal.SIGINT])
         timer.daemon = True
@@ -224,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             Work(pack, engine, base, options).run(progress)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
