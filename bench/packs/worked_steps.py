@@ -1,10 +1,10 @@
-"""Arithmetic worked out: a calculator mark becomes the small steps by which its result is found, which a small model can learn.
+"""Hard arithmetic worked out: its calculator mark becomes the smaller steps by which the result is found.
 
-    57+49 = <<57+49=106>>106    becomes    57+49 = 57 + 40 + 9 = 97 + 9 = 106
-    19*4 = <<19*4=76>>76        becomes    19*4 = 40 + 36 = 76
-    96/8 = <<96/8=12>>12        becomes    96/8 = 80 / 8 + 16 / 8 = 10 + 2 = 12
+    143+88 = <<143+88=231>>231        becomes    143+88 = 143 + 80 + 8 = 223 + 8 = 231
+    47*36 = <<47*36=1692>>1692        becomes    47*36 = 47 * 30 + 47 * 6 = 1410 + 282 = 1692
+    1365/5 = <<1365/5=273>>273        becomes    1365/5 = 1000 / 5 + 350 / 5 + 15 / 5 = 200 + 70 + 3 = 270 + 3 = 273
 
-A step adds or subtracts without a carry or by a single digit, multiplies single digits, or finds one digit of a quotient.
+Small models learn sums of two digits, their products with one digit, and quotients of those; beyond, they mostly guess.
 """
 
 from __future__ import annotations
@@ -111,22 +111,23 @@ def _product(sign: str, left: Fraction, right: Fraction) -> Tree | None:
 
 def _apart(sign: str, left: Fraction, right: Fraction) -> Tree | None:
     """A hard operation in simpler ones; None where it is simple."""
-    many = [len(_places(number)) for number in (left, right)]
+    short, long = sorted(_length(number) for number in (left, right))
     if sign in "+-":
-        if (min(many) < 2 and (sign == "+" or many[1] < 2)) or not _carries(sign, left, right):
+        is_long = max(left, right) >= 100 or long > 2
+        if (sign == "+" and short < 2) or _length(right) < 2 or not is_long or not _carries(sign, left, right):
             return None
         return _chain([left, *_places(right)], sign)
-    if _is_power_of_ten(right) or (sign == "*" and _is_power_of_ten(left)):
-        return None
     if sign == "/":
         quotient = left / right
-        if quotient.denominator != 1 or len(_places(quotient)) < 2:
+        if quotient.denominator != 1 or _length(quotient) < 2 or _length(left) < 3 or _is_power_of_ten(right):
             return None
         return _chain([("/", place * right, right) for place in _places(quotient)], "+")
-    if max(many) < 2:
+    if short < 2 and long < 3:
         return None
-    if min(many) < 2:  # one row of products of digits
-        single, other = (left, right) if many[0] < 2 else (right, left)
+    if short < 2:  # one row of products of digits
+        single, other = (left, right) if _length(left) < 2 else (right, left)
+        if _is_power_of_ten(single):
+            return None
         return _chain([single * place for place in _places(other)], "+")
     return _chain([("*", left, place) for place in _places(right)], "+")
 
@@ -147,6 +148,11 @@ def _places(number: Fraction) -> list[Fraction]:
         if digit != "0":
             places.append(int(digit) * Fraction(10) ** (point - 1 - at))
     return places
+
+
+def _length(number: Fraction) -> int:
+    """Digits from the first to the last that is not zero: 1500 has two."""
+    return len(decimal(number, _DECIMALS).replace(".", "").strip("0"))
 
 
 def _carries(sign: str, left: Fraction, right: Fraction) -> bool:
