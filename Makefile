@@ -48,9 +48,9 @@ solve: $(VENV)/installed
 	@echo
 	@echo 'The next question: $(BIN)/lorid solve "..."'
 
-# A process for each core; threads that wait do not spin on what the others need.
+# A process for each core, four at most; threads that wait do not spin on what the others need.
 test: $(VENV)/installed-test cpp-test
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --dist loadfile
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 test-vllm: $(VENV)/installed-test
 	@$(PYTHON) bench/peers/install.py vllm --pip-args="$(PIP_ARGS)"
