@@ -244,6 +244,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what is left; returns the exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = parse(arguments)
+    for name in (SHOWN, *(SETS[name] for name in options.sets)):
+        if not (options.data / name).is_file():
+            what = f"there is no {options.data / name}; --data names the folder of gsm8k/ and mawps/"
+            print(f"{Path(__file__).name}: {what}", file=sys.stderr)
+            return 2
     if options.processes > 1:
         return run_processes(options, arguments)
     if options.minutes:
@@ -252,9 +257,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timer.start()
     try:
         options.work.mkdir(parents=True, exist_ok=True)
-        for name in (SHOWN, *(SETS[name] for name in options.sets)):
-            if not (options.data / name).is_file():
-                raise DataError(f"there is no {options.data / name}; --data names the folder of gsm8k/ and mawps/")
         pack = load_pack(options.pack)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         engine = Engine(

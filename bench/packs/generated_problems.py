@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from arithmetic_problems import TEMPLATES
 from marks import UnfitError, decimal
 from problem_parts import Problem, Solution
 from story_problems import STORIES
+
+from lorid_engine.errors import LoridError
+from lorid_engine.train.files import write_whole
 
 
 def problems(count: int, seed: int) -> Iterator[Problem]:
@@ -44,8 +48,8 @@ def rows(count: int, seed: int, first_id: int) -> Iterator[tuple[dict[str, objec
         )
 
 
-def main() -> None:
-    """Writes both files."""
+def main() -> int:
+    """Writes both files; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--seed", type=int, default=0)
@@ -54,9 +58,14 @@ def main() -> None:
     parser.add_argument("--knowledge", type=Path, required=True)
     options = parser.parse_args()
     pairs = list(rows(options.count, options.seed, options.first_id))
-    for place, path in enumerate((options.data, options.knowledge)):
-        path.write_text("".join(json.dumps(pair[place]) + "\n" for pair in pairs), encoding="utf-8")
+    try:
+        for place, path in enumerate((options.data, options.knowledge)):
+            write_whole(path, "".join(json.dumps(pair[place]) + "\n" for pair in pairs))
+    except (LoridError, OSError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

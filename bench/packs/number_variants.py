@@ -15,6 +15,7 @@ import itertools
 import json
 import random
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -22,6 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from marks import MARK, NUMBER, UnfitError, decimal, evaluate, parse, value_of
+
+from lorid_engine.errors import LoridError
+from lorid_engine.train.examples import read_questions
+from lorid_engine.train.files import write_whole
 
 # What a rationale may use without the question's having said so: of calendars, clocks, money and measures, and what is so common
 # that it may mean anything.
@@ -215,19 +220,24 @@ def variants(questions: Sequence[dict[str, Any]], each: int, seed: int) -> Itera
                 yield found
 
 
-def main() -> None:
-    """Writes the variants."""
+def main() -> int:
+    """Writes the variants; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="GSM8K's training questions")
     parser.add_argument("--each", type=int, default=4, help="variants of a question; default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    lines = options.data.read_text(encoding="utf-8").splitlines()
-    questions = [{"id": id, **json.loads(line)} for id, line in enumerate(lines)]
-    rows = variants(questions, options.each, options.seed)
-    options.out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    try:
+        found = read_questions(options.data)
+        questions = [{"id": each.id, "question": each.question, "answer": each.answer} for each in found]
+        rows = variants(questions, options.each, options.seed)
+        write_whole(options.out, "".join(json.dumps(row) + "\n" for row in rows))
+    except (LoridError, OSError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

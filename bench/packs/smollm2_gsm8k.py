@@ -123,7 +123,7 @@ def make_files(options: argparse.Namespace) -> Files:
     made = {"made of": SHA256, **{name: getattr(options, name) for name in DATA_OPTIONS}}
     path = folder / "made.json"
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8")) != json.loads(json.dumps(made)):
+        if path.read_text(encoding="utf-8") != json.dumps(made):
             raise DataError(f"{folder} was made with other options; use the same, or name another --work")
         return files
     wordings: dict[int, Rows] = {question["id"]: [] for question in questions}

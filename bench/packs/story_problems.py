@@ -155,29 +155,28 @@ def _divisor(s: _Story, total: Fraction) -> int:
 
 
 def _ask_groups(s: _Story, text: str, total: Fraction) -> Told:
-    n, (one, many) = _divisor(s, total), s.world.holder
-    ask = s.pick(
-        (
-            "All {w} are put into {many} with {n} in each {one}. How many {many} are there?",
-            "If {n} {w} go into a {one}, how many {many} are needed?",
-            "How many {many} of {n} does that make?",
-        ),
-        **{"n": n, "one": one, "many": many},
+    asks = (
+        "All {w} are put into {many} with {n} in each {one}. How many {many} are there?",
+        "If {n} {w} go into a {one}, how many {many} are needed?",
+        "How many {many} of {n} does that make?",
     )
-    return f"{text}. {ask}", s.solution.step(f"That makes {{}} {many}.", total, "/", n, COUNT)
+    return _divided(s, text, total, asks, "That makes {{}} {many}.", COUNT)
 
 
 def _ask_size(s: _Story, text: str, total: Fraction) -> Told:
-    n, (one, many) = _divisor(s, total), s.world.holder
-    ask = s.pick(
-        (
-            "They were split into {n} equal {many}. How many {w} are in each {one}?",
-            "If all are put into {n} {many} evenly, how many {w} does each {one} get?",
-            "With the same number in each of {n} {many}, how many {w} are in one {one}?",
-        ),
-        **{"n": n, "one": one, "many": many},
+    asks = (
+        "They were split into {n} equal {many}. How many {w} are in each {one}?",
+        "If all are put into {n} {many} evenly, how many {w} does each {one} get?",
+        "With the same number in each of {n} {many}, how many {w} are in one {one}?",
     )
-    return f"{text}. {ask}", s.solution.step(f"Each {one} has {{}} {s.world.things}.", total, "/", n, SIZE)
+    return _divided(s, text, total, asks, "Each {one} has {{}} {w}.", SIZE)
+
+
+def _divided(s: _Story, text: str, total: Fraction, asks: Sequence[str], step: str, rule: str) -> Told:
+    one, many = s.world.holder
+    values = {"n": _divisor(s, total), "one": one, "many": many}
+    ask = s.pick(asks, **values)
+    return f"{text}. {ask}", s.solution.step(s.pick((step,), **values), total, "/", values["n"], rule)
 
 
 def _ask_money(s: _Story, text: str, total: Fraction) -> Told:
