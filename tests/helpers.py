@@ -13,6 +13,10 @@ from lorid_engine.ops import AdapterBank, SegmentPlan, cpu
 # Largest error as a share of the largest value, by dtype: float32 sums of a few hundred terms; bfloat16 rounds to 8 bits.
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 1 / 128}
 
+DTYPES = [torch.float32, torch.bfloat16]
+RANKS = [1, 3, 8, 16, 64, 96, 320, 512]
+ROWS = [0, 1, 2, 15, 16, 17, 63, 64, 65, 255, 4097]
+
 # Slot of each row; the banks of the tests have four slots, the last of them empty.
 SEGMENTS: dict[str, list[int]] = {
     "one_row": [0],
@@ -24,6 +28,11 @@ SEGMENTS: dict[str, list[int]] = {
     "no_rows": [],
     "many": [0] * 63 + [1] * 65 + [-1] * 64 + [2] * 63,
 }
+
+
+def random(*shape: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
+    """Normal numbers, the same for the same seed."""
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def assert_close(actual: torch.Tensor, expected: torch.Tensor, tolerance: float | None = None) -> None:

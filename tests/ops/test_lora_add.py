@@ -8,7 +8,19 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank, plan_of, strided
+from helpers import (
+    DTYPES,
+    RANKS,
+    ROWS,
+    SEGMENTS,
+    assert_close,
+    assert_same_bits,
+    double,
+    make_bank,
+    plan_of,
+    random,
+    strided,
+)
 from lorid_engine.errors import ShapeError
 from lorid_engine.ops import (
     AdapterBank,
@@ -20,14 +32,6 @@ from lorid_engine.ops import (
     pack_linear,
     use_backend,
 )
-
-DTYPES = [torch.float32, torch.bfloat16]
-RANKS = [1, 3, 8, 16, 64, 96, 320, 512]
-ROWS = [0, 1, 2, 15, 16, 17, 63, 64, 65, 255, 4097]
-
-
-def random(*shape: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def fused_banks(dtype: torch.dtype, ranks: list[list[int]], in_features: int, columns: list[int]) -> list[tuple]:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers import SEGMENTS, assert_close, assert_same_bits, double, make_bank, plan_of, poisoned_tail, strided
+from helpers import (
+    DTYPES,
+    RANKS,
+    ROWS,
+    SEGMENTS,
+    assert_close,
+    assert_same_bits,
+    double,
+    make_bank,
+    plan_of,
+    poisoned_tail,
+    random,
+    strided,
+)
 from lorid_engine.errors import BackendUnavailableError, ShapeError
 from lorid_engine.ops import (
     AdapterBank,
@@ -18,14 +31,6 @@ from lorid_engine.ops import (
     pack_linear,
     use_backend,
 )
-
-DTYPES = [torch.float32, torch.bfloat16]
-RANKS = [1, 3, 8, 16, 64, 96, 320, 512]
-ROWS = [0, 1, 2, 15, 16, 17, 63, 64, 65, 255, 4097]
-
-
-def random(*shape: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def check_linear(
