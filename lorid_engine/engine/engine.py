@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import operator
 import os
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -326,6 +327,12 @@ class Engine:
         if token < 0:
             self._fail(sequence, RequestError("no logit of this request is a number; its adapter or base is damaged"))
             return
+        if sequence.group.request.replace_token is not None:
+            try:
+                token = self._replaced(sequence, sequence.group.request.replace_token, token)
+            except RequestError as error:
+                self._fail(sequence, error)
+                return
         sequence.tokens.append(token)
         if params.logprobs is not None:
             sequence.logprobs.append(logprob_entries(self.tokenizer, token, params.logprobs, result, row))
@@ -342,6 +349,20 @@ class Engine:
             elif len(sequence.output_ids) >= params.max_tokens or len(sequence.tokens) >= self.config.max_positions:
                 self._end(sequence, "length")
         sequence.taken += 1  # last: a token counts when all that follows from it is done
+
+    def _replaced(self, sequence: Sequence, replace: Callable[[str, int], int], token: int) -> int:
+        """What a request's function makes of a drawn token.
+
+        Raises:
+            RequestError: it failed, or returned no token.
+        """
+        try:
+            found = operator.index(replace(sequence.stream.text, token))
+        except Exception as error:  # the caller's code: whatever it raises, the other requests go on
+            raise RequestError(f"replace_token failed: {type(error).__name__}: {error}") from error
+        if not 0 <= found < self.config.vocab_size:
+            raise RequestError(f"replace_token must return a token below {self.config.vocab_size}; got {found}")
+        return found
 
     def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:
         sequence.stream.finish()

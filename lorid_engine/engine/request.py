@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any
@@ -103,9 +103,12 @@ class Request:
         key: with the seed it decides every draw; two requests of one seed and key draw alike.
         priority: lower runs first.
         request_id: the caller's name for it; None = the engine gives one.
+        replace_token: called with a sample's text so far and each token drawn for it; the token that it returns is taken
+            instead. What it returns must depend on nothing else: a step that was interrupted asks again. Not together with
+            logprobs: those of a token that was not drawn are not known.
 
     Raises:
-        ConfigError: an option of the wrong type. (The prompt is checked when the request is added.)
+        ConfigError: an option of the wrong type, or two that do not go together. (The prompt is checked when the request is added.)
     """
 
     prompt: str | Sequence[int]
@@ -114,6 +117,7 @@ class Request:
     key: bytes = b""
     priority: int = 0
     request_id: str | None = None
+    replace_token: Callable[[str, int], int] | None = None
 
     def __post_init__(self) -> None:
         for name, kinds, expected in (
@@ -125,6 +129,11 @@ class Request:
         ):
             if not isinstance(getattr(self, name), kinds):
                 raise ConfigError(f"{name} must be {expected}; got {getattr(self, name)!r}")
+        if self.replace_token is not None:
+            if not callable(self.replace_token):
+                raise ConfigError(f"replace_token must be a function or None; got {self.replace_token!r}")
+            if self.sampling.logprobs is not None:
+                raise ConfigError("replace_token and logprobs do not go together; leave one of them out")
 
 
 @dataclass(frozen=True)

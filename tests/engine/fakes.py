@@ -128,9 +128,11 @@ def fake_engine(
 def oracle(request: Request, prompt: list[int], index: int, max_positions: int = 200) -> list[int]:
     """The tokens of sample `index`, one after another, with nothing else in the world."""
     params = request.sampling
-    key, tokens = philox_key(params.seed or 0, request.key), list(prompt)
+    key, tokens, tokenizer = philox_key(params.seed or 0, request.key), list(prompt), byte_tokenizer()
+    replace = request.replace_token or (lambda text, token: token)
     while True:
-        tokens.append(next_token(request.adapter, tokens, key, (index, len(tokens)), params.temperature))
+        token = next_token(request.adapter, tokens, key, (index, len(tokens)), params.temperature)
+        tokens.append(replace(tokenizer.decode(tokens[len(prompt) :]), token))
         drawn = tokens[len(prompt) :]
         if tokens[-1] in params.stop_token_ids or len(drawn) >= params.max_tokens or len(tokens) >= max_positions:
             return drawn

@@ -105,6 +105,45 @@ def test_logprobs() -> None:
         assert entries[token].logprob == -0.5 and {0, 1} <= set(entries)
 
 
+def test_a_token_may_be_replaced() -> None:
+    engine, seen = scripted([*TOKENIZER.encode("abcd")]), []
+    dash = TOKENIZER.encode("-")[0]
+
+    def replace(text: str, token: int) -> int:
+        seen.append((text, TOKENIZER.token(token)))
+        return np.int64(dash) if text == "a" else EOS if text == "a-c" else token
+
+    sample = engine.generate(Request("x", sampling=SamplingParams(max_tokens=9), replace_token=replace))[0].outputs[0]
+    assert (sample.text, sample.finish_reason) == ("a-c", "stop")
+    assert sample.token_ids == (*TOKENIZER.encode("a-c"), EOS)
+    assert seen == [("", "a"), ("a", "b"), ("a-", "c"), ("a-c", "d")]
+
+
+@pytest.mark.parametrize(
+    ("replace", "message"),
+    [
+        (lambda text, token: 1 // 0, "replace_token failed: ZeroDivisionError"),
+        (lambda text, token: None, "replace_token failed: TypeError"),
+        (lambda text, token: VOCAB, f"replace_token must return a token below {VOCAB}; got {VOCAB}"),
+        (lambda text, token: -1, "got -1"),
+    ],
+)
+def test_a_replacement_that_fails_ends_its_request_alone(replace, message: str) -> None:
+    engine, _ = fake_engine()
+    params = SamplingParams(max_tokens=5, temperature=0, stop_token_ids=())
+    bad, good = engine.generate([Request("x", sampling=params, replace_token=replace), Request("y", sampling=params)])
+    assert isinstance(bad.error, RequestError) and message in str(bad.error)
+    assert good.error is None and list(good.outputs[0].token_ids) == oracle(
+        Request("y", sampling=params), TOKENIZER.encode("y"), 0
+    )
+    assert engine.stats().pages_held == 0
+
+
+def test_replacements_have_no_logprobs() -> None:
+    with pytest.raises(ConfigError, match="replace_token and logprobs do not go together"):
+        Request("x", sampling=SamplingParams(logprobs=1), replace_token=lambda text, token: token)
+
+
 def test_seeds_and_keys_decide_the_draws() -> None:
     engine, _ = fake_engine()
 
@@ -256,7 +295,8 @@ def test_no_stops_may_be_none() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"adapter": 3}, {"sampling": {}}, {"key": "text"}, {"priority": 1.5}, {"request_id": 7}]
+    "options",
+    [{"adapter": 3}, {"sampling": {}}, {"key": "text"}, {"priority": 1.5}, {"request_id": 7}, {"replace_token": "x"}],
 )
 def test_request_fields_are_checked(options: dict) -> None:
     (name,) = options

@@ -36,7 +36,13 @@ def make_request(chance: random.Random, number: int) -> Request:
         key=b"%d" % chance.randrange(3),
         priority=chance.randrange(3),
         request_id=str(number),
+        replace_token=chance.choice([None, None, add_length]),
     )
+
+
+def add_length(text: str, token: int) -> int:
+    """Another token than the drawn one; a character of the text that is missing or twice shows."""
+    return (token + len(text)) % 64
 
 
 @settings(max_examples=120, deadline=None)
