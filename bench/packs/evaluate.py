@@ -37,6 +37,7 @@ from lorid_engine.model.digest import base_digest
 from lorid_engine.solver import Solver, SolverConfig
 from lorid_engine.solver.answers import extract
 from lorid_engine.solver.base_source import FolderSource, resolve_base
+from lorid_engine.solver.calculator import Calculator
 from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.packs import load_pack
 
@@ -80,7 +81,8 @@ class Work:
         return read_problems(str(self.options.data / SETS[name]), limit=first if name == "gsm8k" else others)
 
     def _evaluate(self, name: str, seed: int, progress: EvalProgress) -> None:
-        problems, config = self._problems(name), SolverConfig(seed=seed, max_rounds=self.options.max_rounds)
+        problems = self._problems(name)
+        config = SolverConfig(seed=seed, max_rounds=self.options.max_rounds, calculator=self.options.calculator)
         machine = machine_facts(None)
         limit, kind = len(problems.problems), machine["instruction set"]
         if self.options.device == "cuda":
@@ -99,6 +101,8 @@ class Work:
         shown = self._shown(shots)
         settings = {"data": SETS[name], "data_sha256": problems.sha256, "base_sha256": base_digest(self.base)}
         settings |= {"shown": shown, "device": self.options.device}
+        if self._calculator is not None:
+            settings["calculator"] = True
         answers = BaseAnswers(self.options.work / f"{name}-base-{shots}-shot.jsonl", settings)
         left = problems.problems[answers.count :]
         progress.title = f"{name}, base, {shots} shots"
@@ -111,6 +115,12 @@ class Work:
                 record = {"index": problem.index, "answer": answer, "gold": problem.gold, "right": right}
                 answers.append({**record, "tokens": tokens, "text": text})
                 progress.item(tokens, right)
+
+    @property
+    def _calculator(self) -> Calculator | None:
+        """What the base computes with, as the roles do."""
+        wanted = SolverConfig(calculator=self.options.calculator).uses_calculator(self.pack)
+        return Calculator(self.engine.tokenizer) if wanted else None
 
     def _shown(self, shots: int) -> str:
         """The first training questions with their rationales, calculator marks removed."""
@@ -129,7 +139,8 @@ class Work:
             else:
                 prompt = self.pack.roles["ir"].template.encode(self.engine.tokenizer, question=problem.question)
                 stop = {"stop_token_ids": [special[text] for text in self.pack.stop if text in special]}
-            requests.append(Request(prompt, sampling=SamplingParams(temperature=0, max_tokens=MOST_TOKENS, **stop)))
+            sampling = SamplingParams(temperature=0, max_tokens=MOST_TOKENS, **stop)
+            requests.append(Request(prompt, sampling=sampling, replace_token=self._calculator))
         for output in self.engine.generate(requests):
             if output.error:
                 raise DataError(f"the base could not answer: {output.error}")
@@ -190,6 +201,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--parts", type=names, default=list(PARTS), help="of loop and base; default: both")
     parser.add_argument("--first", type=numbers, default=[None, None], help="questions of GSM8K and of the others")
     parser.add_argument("--max-rounds", type=int, default=20)
+    parser.add_argument(
+        "--calculator",
+        action=argparse.BooleanOptionalAction,
+        help="compute the arithmetic of all answers instead of drawing its digits; default: as the pack says",
+    )
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as it takes")
     parser.add_argument(

@@ -4,7 +4,8 @@
 
 DATA holds gsm8k/train.jsonl and gsm8k_knowledge.jsonl, whose SHA-256 are pinned below. Some of the training questions are held out for
 choices between runs; their texts are written to WORK/held-out.jsonl. A few steps are timed first; then as many are planned, schedule
-included, as fit into the time. The same command goes on where a run stopped, with the data and the plan that it had.
+included, as fit into the time. The same command goes on where a run stopped, with the data and the plan that it had; --start begins
+another run from the adapters of an earlier one.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from lorid_engine import env
 from lorid_engine.cli.train import TrainProgress
 from lorid_engine.engine.tokenizer import Tokenizer
 from lorid_engine.errors import DataError, LoridError
+from lorid_engine.evaluation.evaluate import pack_digest
 from lorid_engine.model.adapters import module_shapes
 from lorid_engine.model.cache import file_sha256
 from lorid_engine.model.config import ModelConfig
@@ -64,7 +66,7 @@ SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
 ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
 FRACTION = 10  # a run ends at a tenth of an epoch
 # That the run's data are made by.
-DATA_OPTIONS = ("first", "wordings", "marks", "generated", "generated_seed", "held_out", "seed")
+DATA_OPTIONS = ("first", "wordings", "marks", "generated", "data_seed", "held_out")
 Rows = list[dict[str, Any]]
 
 
@@ -117,7 +119,7 @@ def make_files(options: argparse.Namespace) -> Files:
     """
     questions, rules = (read_lines(options.data, name) for name in SHA256)
     questions = [{"id": id, **row} for id, row in enumerate(questions)][: options.first]
-    held_out = sorted(random.Random(options.seed).sample(range(len(questions)), options.held_out))
+    held_out = sorted(random.Random(options.data_seed).sample(range(len(questions)), options.held_out))
     folder = options.work / "data"
     files = Files(folder / "data.jsonl", folder / "knowledge.jsonl", held_out)
     made = {"made of": SHA256, **{name: getattr(options, name) for name in DATA_OPTIONS}}
@@ -127,14 +129,14 @@ def make_files(options: argparse.Namespace) -> Files:
             raise DataError(f"{folder} was made with other options; use the same, or name another --work")
         return files
     wordings: dict[int, Rows] = {question["id"]: [] for question in questions}
-    for row in variants(questions, options.wordings - 1, options.generated_seed):
+    for row in variants(questions, options.wordings - 1, options.data_seed):
         wordings[row["id"]].append(row)
     whole = [
         [question] * (options.wordings - len(wordings[question["id"]])) + wordings[question["id"]]
         for question in questions
         if question["id"] not in held_out
     ]
-    generated = list(rows(options.generated, options.generated_seed, FIRST_GENERATED_ID))
+    generated = list(rows(options.generated, options.data_seed, FIRST_GENERATED_ID))
     data = [*itertools.chain(*whole), *(questions[id] for id in held_out), *(row for row, _ in generated)]
     if options.marks == "worked":
         data = [{**row, "answer": worked(row["answer"])} for row in data]
@@ -234,7 +236,7 @@ def trained(
     device = training_device(options.device)
     deadline = begun + options.minutes * 60 - RESERVED_SECONDS if options.minutes else float("inf")
     entry = {"hub": "HuggingFaceTB/SmolLM2-135M-Instruct", "revision": "main"}
-    paths = TrainingFiles(base, entry, files.data, files.knowledge, options.work)
+    paths = TrainingFiles(base, entry, files.data, files.knowledge, options.work, options.start)
     more: dict[str, Any] = dict(
         device=device,
         dtype=training_dtype(options.dtype, device),
@@ -262,20 +264,24 @@ def check_size(base: Path, settings: TrainingOptions) -> None:
         )
 
 
-def finish(options: argparse.Namespace, base: Path, settings: TrainingOptions, summary: dict[str, Any]) -> None:
-    """Writes the pack, and beside its manifest what it was trained with."""
+def finish(
+    options: argparse.Namespace, base: Path, settings: TrainingOptions, summary: dict[str, Any], start: str | None
+) -> None:
+    """Writes the pack, and beside its manifest what it was trained with; `start` is the digest of the pack that it began from."""
     default, (form, _) = load_pack(), known_format(Tokenizer.from_folder(base))
     manifest = {
         **first_manifest(options.out.resolve().name, source_entry(default.base), form),
         "license": "Apache-2.0 (base), MIT (training questions)",
+        "calculator": True,
         "sampling": {**default.sampling, "max_tokens": MOST_ANSWER_TOKENS},
     }
     write_pack(options.out, manifest, {role: options.work / role for role in ROLES})
     about = {
         "data_sha256": SHA256,
         "wordings": options.wordings,
-        "generated": {"count": options.generated, "seed": options.generated_seed},
+        "generated": {"count": options.generated, "seed": options.data_seed},
         "marks": options.marks,
+        **({"start_sha256": start} if start else {}),
         "options": {name: value for name, value in asdict(settings).items() if value is not None},
         **{name: summary[name] for name in ("steps", "loss", "held_out_loss", "this_process")},
     }
@@ -295,6 +301,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--work", type=Path, help="folder of data, log and checkpoints; default: --out with -run at its end"
     )
+    parser.add_argument("--start", type=Path, help="a pack whose adapters go on; default: new ones")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as the epochs take")
@@ -317,11 +324,11 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--wordings", type=int, default=4, help="of each training question, itself included; default: %(default)s"
     )
     parser.add_argument("--generated", type=int, default=24000, help="problems of our own beside; default: %(default)s")
-    parser.add_argument("--generated-seed", type=int, default=0)
+    parser.add_argument("--data-seed", type=int, default=0, help="of what is generated and held out; default: 0")
     parser.add_argument("--held-out", type=int, default=500, help="of GSM8K's training questions; default: %(default)s")
     parser.add_argument("--first", type=int, help="of GSM8K's training questions alone, for a trial")
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of new adapters and of the examples' order; default: 0")
     options = parser.parse_args(arguments)
     options.work = options.work or options.out.with_name(f"{options.out.name}-run")
     return options
@@ -333,6 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         training_device(options.device)
         require_new(options.out)
+        start = pack_digest(load_pack(str(options.start.resolve()))) if options.start else None
         files = make_files(options)
         source = load_pack().base if options.base is None else FolderSource(options.base)
         base = resolve_base(source, env.cache_dir())
@@ -352,7 +360,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         check_size(base, settings)
         settings = replace(settings, planned_steps=planned(options, base, files, settings, begun))
-        finish(options, base, settings, trained(options, base, files, settings, begun))
+        finish(options, base, settings, trained(options, base, files, settings, begun), start)
     except LoridError as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2

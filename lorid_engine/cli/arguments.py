@@ -67,6 +67,11 @@ def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lookahead", type=_whole(0), default=4, help=lookahead)
     for name, kind in (("temperature", _number), ("top-p", _number), ("top-k", _whole(0)), ("max-tokens", _whole(1))):
         parser.add_argument(f"--{name}", type=kind, help="of every role, instead of the pack's")
+    parser.add_argument(
+        "--calculator",
+        action=argparse.BooleanOptionalAction,
+        help="compute IR's and DR's arithmetic instead of drawing its digits; default: as the pack says",
+    )
 
 
 def _list_of(parse: Callable[[str], _Value]) -> Callable[[str], tuple[_Value, ...]]:

@@ -53,7 +53,7 @@ def solver_config(options: argparse.Namespace) -> SolverConfig:
     """The configuration that the options of a command ask for."""
     from lorid_engine.solver import SolverConfig
 
-    names = ("max_rounds", "lookahead", "seed", "temperature", "top_p", "top_k", "max_tokens")
+    names = ("max_rounds", "lookahead", "seed", "temperature", "top_p", "top_k", "max_tokens", "calculator")
     return SolverConfig(**{name: getattr(options, name) for name in names})
 
 

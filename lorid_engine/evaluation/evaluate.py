@@ -78,6 +78,7 @@ def evaluation_settings(
         "seed": config.seed,
         "max_rounds": config.max_rounds,
         "sampling": {role: pack.sampling_for(role, config.overrides) for role in pack.roles},
+        **({"calculator": True} if config.uses_calculator(pack) else {}),
     }
 
 

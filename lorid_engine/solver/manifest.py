@@ -61,6 +61,7 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
     name = section("name", top.take, "name", str, "a string")
     section("license", lambda: top.take("license", str, "a string", needed=False))
     accuracy = section("accuracy", lambda: top.take("accuracy", str, "a string", needed=False))
+    calculator = section("calculator", top.flag, "calculator")
     answer = section("answer", _read_answer, top)
     table = section("roles", top.table, "roles")
     roles = {role: section(f"roles.{role}", _read_role, folder, role, table) for role in ROLES} if table else {}
@@ -73,7 +74,7 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
         return None, problems
     assert name is not None and answer is not None and base is not None and sampling is not None
     found = {role: each for role, each in roles.items() if each is not None}
-    return Pack(name, folder, base, found, *answer, sampling, accuracy), []
+    return Pack(name, folder, base, found, *answer, sampling, accuracy, bool(calculator)), []
 
 
 def read_base(entry: Mapping[str, Any], folder: Path = Path()) -> BaseSource:
@@ -104,6 +105,12 @@ class _Table:
         value = self._left.pop(key)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise self.wrong(key, expected)
+        return value
+
+    def flag(self, key: str) -> bool:
+        value = self._left.pop(key, False)
+        if not isinstance(value, bool):
+            raise self.wrong(key, "true or false")
         return value
 
     def table(self, key: str, *, needed: bool = True) -> _Table | None:

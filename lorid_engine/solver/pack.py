@@ -38,6 +38,7 @@ class Pack:
         stop: strings that end every role's text.
         sampling: the pack's own defaults.
         accuracy: what was measured of it, in a sentence; None = nothing.
+        calculator: IR's and DR's arithmetic is computed, not drawn (solver.calculator).
     """
 
     name: str
@@ -48,6 +49,7 @@ class Pack:
     stop: tuple[str, ...]
     sampling: Mapping[str, float | int]
     accuracy: str | None
+    calculator: bool = False
 
     def sampling_for(self, role: str, overrides: Mapping[str, float | int] | None = None) -> dict[str, Any]:
         """temperature, top_p, top_k and max_tokens of a role: overrides, then the role's, the pack's, the published."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from lorid_engine.engine import Engine, Request, RequestOutput, SamplingParams
 from lorid_engine.errors import LoridError
 from lorid_engine.solver.answers import extract
+from lorid_engine.solver.calculator import Calculator
 from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.solution import Sample
 
@@ -73,6 +74,7 @@ class RoleJob:
             sampling=sampling,
             key=request_key(self.question, self.role, self.round),
             priority=priority,
+            replace_token=Calculator(engine.tokenizer) if pack.calculator and self.role != "kg" else None,
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lorid_engine import env
@@ -29,6 +29,7 @@ class SolverConfig:
         lookahead: rounds begun beyond the current one while rows are idle.
         seed: with the question, role and round it decides every draw.
         temperature, top_p, top_k, max_tokens: instead of the pack's; None = the pack's.
+        calculator: whether IR's and DR's arithmetic is computed, not drawn; None = as the pack says.
 
     Raises:
         ConfigError: a value out of range.
@@ -41,12 +42,15 @@ class SolverConfig:
     top_p: float | None = None
     top_k: int | None = None
     max_tokens: int | None = None
+    calculator: bool | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("max_rounds", 1), ("lookahead", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        if self.calculator is not None and not isinstance(self.calculator, bool):
+            raise ConfigError(f"calculator must be True, False or None; got {self.calculator!r}")
         options: dict[str, Any] = {**self.overrides, "seed": self.seed}
         SamplingParams(**options)
 
@@ -54,6 +58,10 @@ class SolverConfig:
     def overrides(self) -> dict[str, float | int]:
         """The sampling options that are set."""
         return {name: value for name in _OVERRIDES if (value := getattr(self, name)) is not None}
+
+    def uses_calculator(self, pack: Pack) -> bool:
+        """Whether a pack's rationales are computed with."""
+        return pack.calculator if self.calculator is None else self.calculator
 
 
 class Solver:
@@ -69,7 +77,8 @@ class Solver:
     """
 
     def __init__(self, engine: Engine, pack: Pack, config: SolverConfig | None = None) -> None:
-        self.engine, self.pack, self.config = engine, pack, config or SolverConfig()
+        self.engine, self.config = engine, config or SolverConfig()
+        self.pack = replace(pack, calculator=self.config.uses_calculator(pack))
         for role in ROLES:
             engine.require_adapter(role)
 

@@ -67,6 +67,11 @@ def test_sampling_order(tmp_path: Path) -> None:
     assert isinstance(pack.base, FolderSource) and pack.base.path == tmp_path / "base"
 
 
+def test_a_calculator(tmp_path: Path) -> None:
+    assert not load_pack(write_pack(tmp_path)).calculator
+    assert load_pack(write_pack(tmp_path, MANIFEST.replace("[base]", "calculator = true\n[base]", 1))).calculator
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -92,6 +97,7 @@ def test_sampling_order(tmp_path: Path) -> None:
         ("temperature = 0.7", "temperature = -1", "temperature must be a number of at least 0"),
         ("temperature = 0.7", 'temperature = "hot"', "sampling.temperature must be a number"),
         ("max_tokens = 99", "max_token = 99", "sampling has unknown entries: max_token"),
+        ('name = "mine"', 'name = "mine"\ncalculator = 1', "pack.calculator must be true or false"),
         ("[base]", "[base", "cannot be read"),
     ],
 )

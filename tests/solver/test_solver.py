@@ -224,7 +224,9 @@ def test_an_engine_without_the_roles_is_refused(pack: Pack) -> None:
         Solver(engine, pack)
 
 
-@pytest.mark.parametrize("options", [{"max_rounds": 0}, {"lookahead": -1}, {"seed": -1}, {"temperature": -1.0}])
+@pytest.mark.parametrize(
+    "options", [{"max_rounds": 0}, {"lookahead": -1}, {"seed": -1}, {"temperature": -1.0}, {"calculator": 1}]
+)
 def test_config_is_checked(options: dict) -> None:
     with pytest.raises(ConfigError):
         SolverConfig(**options)
