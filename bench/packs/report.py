@@ -129,7 +129,8 @@ def _read_base(path: Path, run: Records) -> list[float] | None:
     if not lines:
         return None
     settings, *rows = map(json.loads, lines)
-    if different := [key for key in ("data_sha256", "base_sha256") if settings[key] != run.settings[key]]:
+    same = ("data_sha256", "base_sha256", "calculator")
+    if different := [key for key in same if settings.get(key) != run.settings.get(key)]:
         raise DataError(f"{path} differs from {run.path} in {', '.join(different)}")
     right = {row["index"]: float(row["right"]) for row in rows}
     if not right.keys() >= run.questions.keys():
@@ -250,7 +251,7 @@ def main() -> int:
         shown = table(results, options.out)
         first = next(iter(results.values()))
         about = f"Pack {first.settings['pack']} (SHA-256 {first.settings['pack_sha256']}), {first.settings['dtype']}, at most "
-        about += f"{first.settings['max_rounds']} rounds, sampling {json.dumps(first.settings['sampling'])}."
+        about += f"{first.settings['max_rounds']} rounds, {'a' if first.settings.get('calculator') else 'no'} calculator, sampling {json.dumps(first.settings['sampling'])}."
         machine = ", ".join(f"{key} {value}" for key, value in first.machine.items())
         options.out.with_suffix(".md").write_text(f"{shown}\n\n{about}\n\nRan on: {machine}\n", encoding="utf-8")
         kept = {
