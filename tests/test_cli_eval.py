@@ -75,6 +75,15 @@ def test_eval_without_baselines_then_with(pack: Path, data: Path, capsys: pytest
     assert second["lorid"] == first["lorid"] and "ir_vote" in second
 
 
+def test_a_calculator_is_part_of_the_settings(pack: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(command(pack, data, "--no-baselines", "--calculator", "--json")) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["calculator"] is True
+    for off in ([], ["--no-calculator"]):  # the pack itself has none
+        assert main(command(pack, data, "--no-baselines", *off)) == 2
+        assert "calculator" in capsys.readouterr().err
+    assert main(command(pack, data, "--no-baselines", "--calculator")) == 0
+
+
 def test_eval_skips_and_counts(pack: Path, data: Path, capsys: pytest.CaptureFixture) -> None:
     data.write_text(data.read_text() + "{broken\n" + '{"question": "", "answer": "1"}\n')
     assert main(command(pack, data, "--no-baselines")) == 2

@@ -204,7 +204,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--calculator",
         action=argparse.BooleanOptionalAction,
-        help="compute the arithmetic of all answers instead of drawing its digits; default: as the pack says",
+        help="compute the arithmetic of all answers, the base's too, instead of drawing its digits; default: as the pack says",
     )
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as it takes")

@@ -114,7 +114,8 @@ def _is_complete(records: Records) -> bool:
 
 
 def _expect_same(records: Records, first: Records) -> None:
-    different = [key for key in first.settings if key != "seed" and first.settings[key] != records.settings.get(key)]
+    keys = (first.settings.keys() | records.settings.keys()) - {"seed"}
+    different = sorted(key for key in keys if first.settings.get(key) != records.settings.get(key))
     if different or first.questions.keys() != records.questions.keys():
         raise DataError(f"{records.path} differs from {first.path} in {', '.join(different) or 'its questions'}")
 
@@ -251,7 +252,9 @@ def main() -> int:
         shown = table(results, options.out)
         first = next(iter(results.values()))
         about = f"Pack {first.settings['pack']} (SHA-256 {first.settings['pack_sha256']}), {first.settings['dtype']}, at most "
-        about += f"{first.settings['max_rounds']} rounds, {'a' if first.settings.get('calculator') else 'no'} calculator, sampling {json.dumps(first.settings['sampling'])}."
+        calculator = "a" if first.settings.get("calculator") else "no"
+        sampling = json.dumps(first.settings["sampling"])
+        about += f"{first.settings['max_rounds']} rounds, {calculator} calculator, sampling {sampling}."
         machine = ", ".join(f"{key} {value}" for key, value in first.machine.items())
         options.out.with_suffix(".md").write_text(f"{shown}\n\n{about}\n\nRan on: {machine}\n", encoding="utf-8")
         kept = {

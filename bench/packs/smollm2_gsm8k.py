@@ -27,7 +27,6 @@ import torch
 from generated_problems import rows
 from number_variants import variants
 from rich.console import Console
-from worked_steps import worked
 
 from lorid_engine import env
 from lorid_engine.cli.train import TrainProgress
@@ -66,7 +65,7 @@ SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
 ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
 FRACTION = 10  # a run ends at a tenth of an epoch
 # That the run's data are made by.
-DATA_OPTIONS = ("first", "wordings", "marks", "generated", "data_seed", "held_out")
+DATA_OPTIONS = ("first", "wordings", "generated", "data_seed", "held_out")
 Rows = list[dict[str, Any]]
 
 
@@ -138,8 +137,6 @@ def make_files(options: argparse.Namespace) -> Files:
     ]
     generated = list(rows(options.generated, options.data_seed, FIRST_GENERATED_ID))
     data = [*itertools.chain(*whole), *(questions[id] for id in held_out), *(row for row, _ in generated)]
-    if options.marks == "worked":
-        data = [{**row, "answer": worked(row["answer"])} for row in data]
     tables: dict[str, Rows] = {
         "data": data,
         "knowledge": [*(row for row in rules if row["id"] < len(questions)), *(row for _, row in generated)],
@@ -181,7 +178,7 @@ def plan(options: argparse.Namespace, base: Path, files: Files, settings: Traini
         return per_epoch * settings.epochs
     start = time.monotonic()
     count = settings.batch_size * MOST_TIMED_STEPS
-    found = training_set(base, *sample_of(files, count), settings, options.marks != "keep")
+    found = training_set(base, *sample_of(files, count), settings, options.marks == "drop")
     reading = (time.monotonic() - start) * total / min(count, total)
     start = time.monotonic()
     trainer = throwaway_trainer(base, found, settings, options)
@@ -241,7 +238,7 @@ def trained(
         device=device,
         dtype=training_dtype(options.dtype, device),
         hold_out=files.held_out,
-        drop_marks=options.marks != "keep",
+        drop_marks=options.marks == "drop",
         save_every=options.save_every,
     )
     with OutOfTime(Console(stderr=True, highlight=False), deadline) as progress:
@@ -315,10 +312,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--rows-per-pass", type=int)
     parser.add_argument("--max-tokens", type=int, default=512, help="longer examples are left out")
     parser.add_argument(
-        "--marks",
-        default="worked",
-        choices=("worked", "drop", "keep"),
-        help="calculator marks: worked out (default), left out, kept",
+        "--marks", default="drop", choices=("drop", "keep"), help="calculator marks of rationales; default: %(default)s"
     )
     parser.add_argument(
         "--wordings", type=int, default=4, help="of each training question, itself included; default: %(default)s"

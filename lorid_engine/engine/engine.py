@@ -7,6 +7,7 @@ import itertools
 import operator
 import os
 import time
+import traceback
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -323,16 +324,18 @@ class Engine:
                     self._scheduler.fork(sequence, child)
 
     def _take_token(self, sequence: Sequence, token: int, result: StepResult, row: int) -> None:
+        if sequence.finish_reason is not None:
+            return  # another sample of its request failed in this step
         params = sequence.group.request.sampling
         if token < 0:
             self._fail(sequence, RequestError("no logit of this request is a number; its adapter or base is damaged"))
             return
         if sequence.group.request.replace_token is not None:
-            try:
-                token = self._replaced(sequence, sequence.group.request.replace_token, token)
-            except RequestError as error:
-                self._fail(sequence, error)
+            found = self._replaced(sequence, sequence.group.request.replace_token, token)
+            if isinstance(found, RequestError):
+                self._fail(sequence, found)
                 return
+            token = found
         sequence.tokens.append(token)
         if params.logprobs is not None:
             sequence.logprobs.append(logprob_entries(self.tokenizer, token, params.logprobs, result, row))
@@ -350,18 +353,15 @@ class Engine:
                 self._end(sequence, "length")
         sequence.taken += 1  # last: a token counts when all that follows from it is done
 
-    def _replaced(self, sequence: Sequence, replace: Callable[[str, int], int], token: int) -> int:
-        """What a request's function makes of a drawn token.
-
-        Raises:
-            RequestError: it failed, or returned no token.
-        """
+    def _replaced(self, sequence: Sequence, replace: Callable[[str, int], int], token: int) -> int | RequestError:
+        """What a request's function makes of a drawn token, or why that cannot be used."""
         try:
             found = operator.index(replace(sequence.stream.text, token))
         except Exception as error:  # the caller's code: whatever it raises, the other requests go on
-            raise RequestError(f"replace_token failed: {type(error).__name__}: {error}") from error
+            raised = "".join(traceback.format_exception_only(error)).strip()
+            return RequestError(f"replace_token failed: {raised}")
         if not 0 <= found < self.config.vocab_size:
-            raise RequestError(f"replace_token must return a token below {self.config.vocab_size}; got {found}")
+            return RequestError(f"replace_token must return a token, at least 0 and below {self.config.vocab_size}")
         return found
 
     def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:

@@ -104,8 +104,9 @@ class Request:
         priority: lower runs first.
         request_id: the caller's name for it; None = the engine gives one.
         replace_token: called with a sample's text so far and each token drawn for it; the token that it returns is taken
-            instead. What it returns must depend on nothing else: a step that was interrupted asks again. Not together with
-            logprobs: those of a token that was not drawn are not known.
+            instead. The text is without special tokens and half characters. What is returned must depend on the two alone,
+            as an interrupted step asks again; the engine must not be called from it. An exception ends this request. Not
+            together with logprobs: those of a token that was not drawn are not known.
 
     Raises:
         ConfigError: an option of the wrong type, or two that do not go together. (The prompt is checked when the request is added.)
@@ -152,7 +153,7 @@ class CompletionOutput:
     Attributes:
         index: which of the n samples.
         text: what is certain of the text; without the stop string or stop token.
-        token_ids: the drawn tokens, the stop token included.
+        token_ids: the tokens drawn, or put in their place; the stop token included.
         cumulative_logprob: sum over the tokens, where logprobs were asked for.
         logprobs: for each token, its own and the likeliest ones' log-probabilities by id, where asked for.
         finish_reason: "stop", "length", "error", or None while it runs.

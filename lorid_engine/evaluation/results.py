@@ -119,9 +119,9 @@ class Records:
             self.settings = record
 
     def _compare(self, found: dict[str, Any]) -> None:
-        for name, value in self.settings.items():
-            if found.get(name) != value:
-                was, now = (f"{each!r}"[:200] for each in (found.get(name), value))
+        for name in {**self.settings, **found} if self.settings else {}:  # none are known where a file is only read
+            if found.get(name) != self.settings.get(name):
+                was, now = (f"{each.get(name)!r}"[:200] for each in (found, self.settings))
                 raise DataError(
                     f"{self.path} was started with {name} {was}; this command has {now}. "
                     "Use the same settings, or name another file"

@@ -9,6 +9,7 @@ LONGEST = 160  # characters that are looked at
 MOST_DIGITS = 15  # of a number, and of a value before its point
 MOST_DECIMALS = 4  # of a value
 MOST_BRACKETS = 16
+CURRENCIES = "$£€¥"
 _OPERATORS = {
     "+": "+",
     "-": "-",
@@ -22,28 +23,46 @@ _OPERATORS = {
     "\N{DIVISION SIGN}": "/",
 }
 _PARTS = re.compile(
-    r"(?P<space>\ +)"
-    r"|(?P<number>\$?\ ?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?|\$?\.\d+)(?P<percent>\ ?%)?"
-    r"|(?P<unit>[/-](?=[^\W\d]))"  # dollars/hour, a 5-pound bag: no operation
+    rf"(?P<space>\ +)"
+    rf"|(?P<number>[{CURRENCIES}]?\ ?(?:\d{{1,3}}(?:,\d{{3}})+(?![\d,])|\d+)(?:\.\d+)?|[{CURRENCIES}]?\.\d+)(?P<percent>\ ?%)?"
+    r"|(?P<unit>[/-](?=[^\W\d]{2}|[hms]\b))"  # dollars/hour, a 5-pound bag: no operation
     r"|(?P<operator>[-+*/\N{MINUS SIGN}\N{EN DASH}\N{MULTIPLICATION SIGN}\N{DIVISION SIGN}]|x(?!-?[^\W\d]))"
     r"|(?P<bracket>[()])"
-    r"|(?P<word>[^\W\d]\w*)"
-    r"|(?P<odd>[\^\\|!]|(?<=\d):(?=\d))"  # powers, times of day: what follows is no number by itself
+    r"|(?P<word>[^\W\d][\w'\N{RIGHT SINGLE QUOTATION MARK}]*)"
+    # Powers, roots, times of day, groups of digits: what follows is no number by itself.
+    r"|(?P<odd>[\^\\|!\N{SQUARE ROOT}]|(?<=\d)(?::(?=\d)|,(?=\d|\ \d{3}(?!\d))))"
     r"|(?P<other>.)",
     re.DOTALL,
 )
 # Words that change the number after them, and what may stand between.
-_SCALING = {"half", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "tenth", "tenths"}
-_SCALING |= {"twice", "thrice", "double", "triple", "minus", "plus", "times", "negative"}
+_SCALING = {"half", "third", "thirds", "quarter", "quarters", "fourth", "fourths", "fifth", "fifths", "sixth", "eighth"}
+_SCALING |= {
+    "tenth",
+    "tenths",
+    "twice",
+    "thrice",
+    "double",
+    "triple",
+    "minus",
+    "plus",
+    "times",
+    "by",
+    "negative",
+    "than",
+}
 _BETWEEN = {"of", "the", "a"}
+# Words that change the number before them.
+_CHANGING = {"dozen", "dozens", "hundred", "hundreds", "thousand", "thousands", "million", "millions", "billion"}
+_CHANGING |= {"percent", "squared", "cubed", "mod", "divided", "multiplied"}
+_UNIT_LETTERS = set("aghlms")  # units, and "3 a day"; other letters are names
 
 
 def last_value(text: str) -> Fraction | None:
     """What the arithmetic at the end of a text comes to.
 
-    Numbers may have units (`3 boxes`, `$2/box`, `20%`); words before the first number are prose. None if the text does not
-    end in arithmetic with an operation, or if that is not sure: a name or a missing number among its operands, two numbers
-    side by side, a division by zero, a number that is too long.
+    Numbers may have units (`3 boxes`, `$2/box`, `20%`); words before the first number are prose. A sum of per cents is that
+    many per cent. None if the text does not end in arithmetic with an operation, or if what is meant is not sure: a name or
+    a missing number among its operands, two numbers side by side, a division by zero, a number that is too long.
     """
     reader = _Reader()
     for part in _PARTS.finditer(text[-LONGEST:]):
@@ -69,8 +88,14 @@ class _Reader:
 
     def __init__(self) -> None:
         self.has_begun_anew = False
+        self._is_lost = False  # what was meant is not clear to the end of the text
+        self._before = ""  # the kind of the part before
+        self._begin_anew(is_sure=True)
+
+    def _begin_anew(self, *, is_sure: bool) -> None:
         self._items: list[Fraction | str] = []
-        self._is_sure = True
+        self._percents: list[Fraction] = []
+        self._is_sure = is_sure
         self._is_named = False  # words came after the last item
         self._is_scaled = False  # they change what comes next
 
@@ -80,7 +105,7 @@ class _Reader:
 
     def take(self, part: re.Match[str]) -> None:
         """One part."""
-        kind, text = part.lastgroup, part[0]
+        kind, text = part.lastgroup or "", part[0]
         if kind in ("number", "percent"):
             self._number(part["number"], is_percent=kind == "percent")
         elif kind == "operator":
@@ -90,20 +115,25 @@ class _Reader:
         elif kind == "word":
             self._word(text)
         elif kind in ("odd", "other"):
-            self._items, self._is_named, self._is_scaled, self.has_begun_anew = [], False, False, True
-            self._is_sure = kind == "other"
+            self._is_lost = self._is_lost or (bool(self._items) and not self._has_operand)
+            self._begin_anew(is_sure=kind == "other")
+            self.has_begun_anew = True
+        self._before = kind
 
     def _number(self, text: str, *, is_percent: bool) -> None:
         self._begin_operand()
-        digits = text.replace(",", "").replace("$", "").strip()
-        self._is_sure = self._is_sure and len(digits) <= MOST_DIGITS
-        self._items.append(Fraction(digits[:MOST_DIGITS]) / (100 if is_percent else 1))
+        digits = text.replace(",", "").strip(CURRENCIES + " ")
+        if len(digits) > MOST_DIGITS or (digits[0] == "0" and digits[1:2].isdecimal()):
+            self._is_sure = False
+        value = Fraction(digits[:MOST_DIGITS]) / (100 if is_percent else 1)
+        self._items.append(value)
+        if is_percent:
+            self._percents.append(value)
 
     def _begin_operand(self) -> None:
         """After words an operand begins arithmetic anew, what came before was prose; right after another it is not sure."""
         if self._has_operand:
-            self._is_sure = self._is_sure and self._is_named
-            self._items = []
+            self._begin_anew(is_sure=self._is_sure and self._is_named and not self._is_scaled)
         self._is_sure = self._is_sure and not self._is_scaled
         self._is_named = False
 
@@ -114,32 +144,55 @@ class _Reader:
 
     def _bracket(self, text: str) -> None:
         if text == "(":
+            self._is_sure = self._is_sure and self._before != "word"  # of a function, "sqrt(16)"
             self._begin_operand()
             self._items.append(text)
         elif self._items.count("(") > self._items.count(")"):
             self._is_sure = self._is_sure and self._has_operand
             self._items.append(text)
         else:  # of a list, "1) 3 + 4"
-            self._items, self._is_named, self._is_scaled = [], False, False
+            self._begin_anew(is_sure=self._is_sure)
 
     def _word(self, text: str) -> None:
-        if text == "of" and self._has_operand and not self._is_named:
-            self._operator(text)
-            return
-        self._is_sure = self._is_sure and (not self._items or self._has_operand)  # else a name in place of a number
+        if self._has_operand:
+            if text == "of" and not self._is_named:
+                self._operator(text)
+                self._is_sure = self._is_sure and self._is_share
+                return
+            is_glued = self._before in ("number", "percent")
+            letter = len(text) == 1 and (text not in _UNIT_LETTERS or (text == "a" and is_glued))
+            self._is_sure = self._is_sure and text.lower() not in _CHANGING and not letter
+        elif self._items:
+            self._is_sure = False  # a name in place of a number
         self._is_named = True
         self._is_scaled = text.lower() in _SCALING or (self._is_scaled and text in _BETWEEN)
 
+    @property
+    def _is_share(self) -> bool:
+        """Whether the operand before the last operator is 20% or 1/2."""
+        operand = self._items[-2]
+        return any(operand is percent for percent in self._percents) or self._items[-3:-2] == ["/"]
+
     def value(self) -> Fraction | None:
         """What it comes to."""
+        if self._is_lost or not self._is_sure or not self._has_operand:
+            return None
+        signs = [item for item in self._items if item in ("+", "-", "*", "/")]
         opened = self._items.count("(")
-        has_operation = any(item in ("+", "-", "*", "/") for item in self._items)
-        if not (self._is_sure and has_operation and self._has_operand and opened == self._items.count(")")):
+        if not signs or opened != self._items.count(")") or opened > MOST_BRACKETS:
             return None
-        if opened > MOST_BRACKETS:
-            return None
+        if any(before == after == "/" for before, after in zip(self._items, self._items[2:], strict=False)):
+            return None  # 60 / 3/4
+        unit = 1
+        if self._percents:
+            if {"+", "-"} & set(signs):
+                if len(self._percents) != len(signs) + 1 or {"*", "/"} & set(signs):
+                    return None  # 4 + 25%: of what?
+                unit = 100
+            elif 1 in self._percents or len(self._percents) > 1:
+                return None  # 1/4 * 100%, 30% * 50%: a number, or as many per cent
         try:
-            return _sum(self._items[::-1])
+            return _sum(self._items[::-1]) * unit
         except ZeroDivisionError:
             return None
 

@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 from lorid_engine.engine.tokenizer import Tokenizer
-from lorid_engine.solver.arithmetic import as_decimal, last_value
+from lorid_engine.solver.arithmetic import CURRENCIES, as_decimal, last_value
 
-_RESULT = re.compile(r" ?\$? ?(\d*\.?\d*)")  # how far a result is written
+_BEFORE = CURRENCIES + " "
+_RESULT = re.compile(rf" ?[{CURRENCIES}]? ?(?P<number>\d*(?:\.\d*)?)(?P<after>,| )?")  # what is written of a result
+_LONGEST_RESULT = 40  # characters after `=` that are looked at
+_END = "\n"
+
+
+@lru_cache(4096)  # asked once for each token of a result
+def _result(arithmetic: str) -> str | None:
+    value = last_value(arithmetic)
+    return None if value is None else as_decimal(value)
 
 
 @dataclass(frozen=True)
@@ -29,22 +39,31 @@ class Calculator:
         """The token that goes on a rationale's text for which this one was drawn.
 
         The first digit drawn after `=` and arithmetic is replaced by the result's, and so are the tokens after it until the
-        result is whole; digits that would make it another number are replaced, too.
+        result is whole. Digits that would make it another number are replaced by zeros after a point, or by the line's end.
         """
         at = text.rfind("=")
-        written = _RESULT.fullmatch(text, at + 1) if at >= 0 else None
+        if at < 0 or len(text) - at > _LONGEST_RESULT:
+            return token
+        written = _RESULT.fullmatch(text, at + 1)
         if written is None:
             return token
-        drawn = self.tokenizer.token(token)
-        if not written[1] and not drawn.lstrip(" $")[:1].isdecimal() and drawn.lstrip(" $")[:1] != ".":
+        drawn = self._text(token)
+        begins = drawn.lstrip(_BEFORE)[:1]
+        if not written["number"] and not (begins.isdecimal() or begins == "."):
             return token  # a word, a bracket: the result does not begin yet
-        begin = max(text.rfind("=", 0, at), text.rfind("\n", 0, at)) + 1
-        value = last_value(text[begin:at])
-        result = None if value is None else as_decimal(value)
+        result = _result(text[max(text.rfind("=", 0, at), text.rfind("\n", 0, at)) + 1 : at])
         if result is None:
             return token
-        missing = _missing(result, written[1], drawn)
-        return token if missing is None else self._first_token(missing, token)
+        instead = _instead(result, written["number"], written["after"] or "", drawn)
+        return token if instead is None else self._first_token(instead, token)
+
+    @cached_property
+    def _equals(self) -> list[int]:
+        return self.tokenizer.encode_plain("=")
+
+    def _text(self, token: int) -> str:
+        """A token's text after others: with its leading space, which some tokenizers leave out where a text begins."""
+        return self.tokenizer.decode([*self._equals, token]).removeprefix("=")
 
     def _first_token(self, text: str, default: int) -> int:
         """The first token of a text that goes on another, after one with which it shares none."""
@@ -55,14 +74,21 @@ class Calculator:
         return default
 
 
-def _missing(result: str, written: str, drawn: str) -> str | None:
+def _instead(result: str, number: str, after: str, drawn: str) -> str | None:
     """The text that must come instead of what was drawn, after so much of the result; None if that may stay."""
-    if result.startswith(written) and result != written:
-        digits = drawn if written else drawn.lstrip(" $")
-        left = result[len(written) :]
+    if result.startswith(number) and result != number and not after:
+        digits = drawn if number else drawn.lstrip(_BEFORE)
+        left = result[len(number) :]
         return None if digits and left.startswith(digits) else drawn[: len(drawn) - len(digits)] + left
-    if not drawn[:1].isdecimal() or (written.rstrip("0").rstrip(".") if "." in written else written) != result:
+    whole, point, decimals = number.partition(".")
+    if (f"{whole}.{decimals}".rstrip("0").rstrip(".") if point else whole) != result:
         return None
-    if "." in written:
-        return None if not drawn.strip("0") else "0"
-    return " "  # another digit would change it: the number ends here
+    if not point and not after and re.match(r"\.\d", drawn):
+        return "."
+    if not drawn[:1].isdecimal():
+        return None
+    if after == ",":
+        return " "  # a clause, not a thousand
+    if after or not point or len(decimals) > 1:
+        return _END
+    return None if not drawn.strip("0") else "0"

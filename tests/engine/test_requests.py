@@ -119,13 +119,24 @@ def test_a_token_may_be_replaced() -> None:
     assert seen == [("", "a"), ("a", "b"), ("a-", "c"), ("a-c", "d")]
 
 
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def raise_what_cannot_be_shown(text: str, token: int) -> int:
+    raise UnprintableError
+
+
 @pytest.mark.parametrize(
     ("replace", "message"),
     [
         (lambda text, token: 1 // 0, "replace_token failed: ZeroDivisionError"),
         (lambda text, token: None, "replace_token failed: TypeError"),
-        (lambda text, token: VOCAB, f"replace_token must return a token below {VOCAB}; got {VOCAB}"),
-        (lambda text, token: -1, "got -1"),
+        (lambda text, token: VOCAB, f"replace_token must return a token, at least 0 and below {VOCAB}"),
+        (lambda text, token: -1, "must return a token"),
+        (lambda text, token: 10**5000, "must return a token"),
+        (raise_what_cannot_be_shown, "UnprintableError: <exception str() failed>"),
     ],
 )
 def test_a_replacement_that_fails_ends_its_request_alone(replace, message: str) -> None:
@@ -137,6 +148,20 @@ def test_a_replacement_that_fails_ends_its_request_alone(replace, message: str) 
         Request("y", sampling=params), TOKENIZER.encode("y"), 0
     )
     assert engine.stats().pages_held == 0
+
+
+def test_a_replacement_that_fails_for_one_sample_ends_all_of_them_once() -> None:
+    engine, _ = fake_engine()
+    seen = []
+
+    def replace(text: str, token: int) -> int:
+        seen.append(text)
+        return token if len(seen) < 5 else VOCAB
+
+    params = SamplingParams(n=3, max_tokens=8, stop_token_ids=())
+    (output,) = engine.generate([Request("x", sampling=params, replace_token=replace)])
+    assert isinstance(output.error, RequestError) and len(seen) == 5
+    assert [sample.finish_reason for sample in output.outputs] == ["error"] * 3
 
 
 def test_replacements_have_no_logprobs() -> None:

@@ -17,6 +17,12 @@ from lorid_engine.solver.arithmetic import LONGEST, as_decimal, last_value
         ("3 + 4", 7),
         ("16-5-2*3", 5),
         ("2*3/4*2", 3),
+        ("£20 - £5 * 3", 5),
+        ("100% - 40%", 60),
+        ("20% + 20% + 25%", 65),
+        ("60 km/h * 3 h", 180),
+        ("5g + 3 g", 8),
+        ("5 + 2 more hot dogs", 7),
         ("2 - 1 - 1", 0),
         ("(3+4)*2", 14),
         ("a total of 3 * (4 + 5) ", 27),
@@ -62,6 +68,35 @@ def test_values(text: str, value: Fraction | int) -> None:
         "y^2 + 3",
         "cost2 + 3",
         "half of 30 + 5",
+        "5 of them and half of 30 + 5",
+        "an eighth of 64 + 2",
+        "4 + 25%",
+        "30% * 50%",
+        "15+2a",
+        "$50 - 20%",
+        "50/200 * 100%",
+        "2X + 3",
+        "150-75-X",
+        "6+2b",
+        "12/x * 2",
+        "5 X + 3",
+        "5² + 3",
+        "2½ + 3",
+        "3 * 10⁴ + 1",
+        "10 + √9 * 2",
+        "20 - Ann's 5 * 2",
+        "2 * [3 + 4",
+        "3 dozen + 4",
+        "2 million + 500,000",
+        "20 percent * 50",
+        "12 divided by 3 + 1",
+        "5 more than 3 * 4",
+        "sqrt(16) + 3",
+        "4 of 10 apples - 2",
+        "60 / 3/4",
+        "14, 400 / 80",
+        "16,0000/10",
+        "0900 - 0130",
         "twice 30 + 5",
         "3 times 4 + 5",
         "Ann's 5 + Tom's 3",
@@ -101,10 +136,10 @@ def expressions(draw: st.DrawFn, depth: int = 3) -> tuple[str, Fraction]:
         number = draw(st.integers(0, 999))
         return str(number), Fraction(number)
     (left, a), (right, b) = draw(expressions(depth=depth - 1)), draw(expressions(depth=depth - 1))
-    sign = draw(st.sampled_from("+-*/"))
+    sign = draw(st.sampled_from("+-*/" if b else "+-*"))
     space = draw(st.sampled_from(["", " "]))
-    value = a + b if sign == "+" else a - b if sign == "-" else a * b if sign == "*" or not b else a / b
-    return f"({left}){space}{'*' if sign == '/' and not b else sign}{space}({right})", value
+    value = {"+": a.__add__, "-": a.__sub__, "*": a.__mul__, "/": a.__truediv__}[sign](b)
+    return f"({left}){space}{sign}{space}({right})", value
 
 
 @given(expressions())

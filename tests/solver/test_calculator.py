@@ -8,7 +8,7 @@ import pytest
 import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from fakes import byte_tokenizer
 from lorid_engine.engine.tokenizer import Tokenizer
@@ -38,15 +38,25 @@ def merging_tokenizer() -> Tokenizer:
     return Tokenizer(rust, {})
 
 
-TOKENIZERS = {"bytes": byte_tokenizer(), "merging": merging_tokenizer()}
+def spaced_tokenizer() -> Tokenizer:
+    """As Llama-2's: a space is a mark at a token's beginning, which is not shown where a text begins."""
+    characters = [chr(code) for code in range(33, 127)]
+    vocabulary = ["<unk>", "\n", "\u2581", *characters, *("\u2581" + digit for digit in "0123456789")]
+    merges = [("\u2581", digit) for digit in "0123456789"]
+    rust = tokenizers.Tokenizer(models.BPE({text: id for id, text in enumerate(vocabulary)}, merges, unk_token="<unk>"))
+    rust.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    rust.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return Tokenizer(rust, {})
+
+
+TOKENIZERS = {"bytes": byte_tokenizer(), "merging": merging_tokenizer(), "spaced": spaced_tokenizer()}
 
 
 def written(tokenizer: Tokenizer, text: str, drawn: str) -> str:
     """What stands after a text when these characters were drawn, token by token."""
-    calculator = Calculator(tokenizer)
-    start = len(text)
-    for token in tokenizer.encode_plain(drawn):
-        text += tokenizer.token(calculator(text, token))
+    calculator, start, equals = Calculator(tokenizer), len(text), tokenizer.encode_plain("=")
+    for token in tokenizer.encode_plain("=" + drawn)[len(equals) :]:
+        text += tokenizer.decode([*equals, calculator(text, token)]).removeprefix("=")
     return text[start:]
 
 
@@ -83,10 +93,14 @@ def test_results(name: str, text: str, drawn: str, result: str) -> None:
         ("100 * 12 = ", "13~~", "1200"),  # whatever is drawn, the result is written to its end
         ("54/5 = ", "1080", "10.8"),
         ("4 * 5.5 = $", "22.50", "22.00"),
-        ("1.75 + 1.5 = $", "3.257", "3.250"),
+        ("1.75 + 1.5 = $", "3.257", "3.25\n"),
         ("1.75 + 1.25 = $", "3.00", "3.00"),
-        ("2*2=", "40", "4 "),  # the number ends there
+        ("2*2=", "40", "4\n"),  # the number ends there
+        ("2*2=", "4 0", "4 \n"),
+        ("2*2=", "4,0", "4, "),
         ("2*2=", "4.", "4."),
+        ("2*2=", "4.567", "4.00\n"),
+        ("2*2=£", "5", "4"),
     ],
 )
 def test_whole_results(text: str, drawn: str, result: str) -> None:
