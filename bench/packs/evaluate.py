@@ -119,7 +119,7 @@ class Work:
     @property
     def _calculator(self) -> Calculator | None:
         """What the base computes with, as the roles do."""
-        wanted = SolverConfig(calculator=self.options.calculator).uses_calculator(self.pack)
+        wanted = SolverConfig(calculator=self.options.calculator).resolved(self.pack).calculator
         return Calculator(self.engine.tokenizer) if wanted else None
 
     def _shown(self, shots: int) -> str:
@@ -200,7 +200,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--sets", type=names, default=list(SETS), help=", ".join(SETS))
     parser.add_argument("--parts", type=names, default=list(PARTS), help="of loop and base; default: both")
     parser.add_argument("--first", type=numbers, default=[None, None], help="questions of GSM8K and of the others")
-    parser.add_argument("--max-rounds", type=int, default=20)
+    parser.add_argument("--max-rounds", type=int, help="default: as the pack says")
     parser.add_argument(
         "--calculator",
         action=argparse.BooleanOptionalAction,

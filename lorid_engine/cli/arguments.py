@@ -62,7 +62,7 @@ def _add_solver_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--threads", type=_whole(1, 1024), help="default: LORID_THREADS, or every core")
     parser.add_argument("--seed", type=_whole(0, 2**64 - 1), default=0, help="default: %(default)s")
-    parser.add_argument("--max-rounds", type=_whole(1), default=20, help="default: %(default)s")
+    parser.add_argument("--max-rounds", type=_whole(1), help="default: as the pack says; published: 20")
     lookahead = "rounds begun ahead of time; changes speed only; default: %(default)s"
     parser.add_argument("--lookahead", type=_whole(0), default=4, help=lookahead)
     for name, kind in (("temperature", _number), ("top-p", _number), ("top-k", _whole(0)), ("max-tokens", _whole(1))):

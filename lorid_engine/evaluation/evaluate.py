@@ -67,6 +67,7 @@ def evaluation_settings(
         digests = {"pack_sha256": pack_digest(pack), "base_sha256": base_digest(base)}
     except OSError as error:
         raise DataError(f"the pack {pack.name} or its base cannot be read: {error}") from None
+    config = config.resolved(pack)
     return {
         "data": problems.source,
         "data_sha256": problems.sha256,
@@ -78,7 +79,7 @@ def evaluation_settings(
         "seed": config.seed,
         "max_rounds": config.max_rounds,
         "sampling": {role: pack.sampling_for(role, config.overrides) for role in pack.roles},
-        **({"calculator": True} if config.uses_calculator(pack) else {}),
+        **({"calculator": True} if config.calculator else {}),
     }
 
 

@@ -12,7 +12,7 @@ from lorid_engine.engine.request import SamplingParams
 from lorid_engine.errors import ConfigError, PackError
 from lorid_engine.model.hub import names_hub_model
 from lorid_engine.solver.base_source import BaseSource, FolderSource, HubSource, WheelSource
-from lorid_engine.solver.pack import ROLES, Pack, Role
+from lorid_engine.solver.pack import PUBLISHED_ROUNDS, ROLES, Pack, Role
 from lorid_engine.solver.prompts import Template
 
 if sys.version_info >= (3, 11):
@@ -62,6 +62,7 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
     section("license", lambda: top.take("license", str, "a string", needed=False))
     accuracy = section("accuracy", lambda: top.take("accuracy", str, "a string", needed=False))
     calculator = section("calculator", top.flag, "calculator")
+    max_rounds = section("max_rounds", _read_rounds, top)
     answer = section("answer", _read_answer, top)
     table = section("roles", top.table, "roles")
     roles = {role: section(f"roles.{role}", _read_role, folder, role, table) for role in ROLES} if table else {}
@@ -73,8 +74,9 @@ def examine_manifest(folder: Path) -> tuple[Pack | None, list[PackError]]:
     if problems:
         return None, problems
     assert name is not None and answer is not None and base is not None and sampling is not None
+    assert max_rounds is not None
     found = {role: each for role, each in roles.items() if each is not None}
-    return Pack(name, folder, base, found, *answer, sampling, accuracy, bool(calculator)), []
+    return Pack(name, folder, base, found, *answer, sampling, accuracy, bool(calculator), max_rounds), []
 
 
 def read_base(entry: Mapping[str, Any], folder: Path = Path()) -> BaseSource:
@@ -155,6 +157,13 @@ def _read_base(folder: Path, top: _Table) -> BaseSource:
     size = base.take("size", int, "a number of bytes", needed=False) or 0
     base.finish()
     return WheelSource(wheel, file, sha256, size)
+
+
+def _read_rounds(top: _Table) -> int:
+    found = top.take("max_rounds", int, "a whole number", needed=False)
+    if found is not None and found < 1:
+        raise top.wrong("max_rounds", "at least 1")
+    return PUBLISHED_ROUNDS if found is None else found
 
 
 def _read_answer(top: _Table) -> tuple[str | None, tuple[str, ...]]:

@@ -12,6 +12,7 @@ from lorid_engine.solver.prompts import Template
 
 ROLES = ("ir", "kg", "dr")
 # As published (arXiv 2508.13037 and the authors' scripts).
+PUBLISHED_ROUNDS = 20
 PUBLISHED_SAMPLING: dict[str, float | int] = {"temperature": 1.5, "top_p": 0.9, "top_k": 50, "max_tokens": 1024}
 
 
@@ -39,6 +40,7 @@ class Pack:
         sampling: the pack's own defaults.
         accuracy: what was measured of it, in a sentence; None = nothing.
         calculator: IR's and DR's arithmetic is computed, not drawn (solver.calculator).
+        max_rounds: after which a question ends without agreement.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Pack:
     sampling: Mapping[str, float | int]
     accuracy: str | None
     calculator: bool = False
+    max_rounds: int = PUBLISHED_ROUNDS
 
     def sampling_for(self, role: str, overrides: Mapping[str, float | int] | None = None) -> dict[str, Any]:
         """temperature, top_p, top_k and max_tokens of a role: overrides, then the role's, the pack's, the published."""

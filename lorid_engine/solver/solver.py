@@ -25,7 +25,7 @@ class SolverConfig:
     """How the loop runs; lookahead changes speed only, never a result.
 
     Attributes:
-        max_rounds: rounds after which a question ends without agreement (published: 20).
+        max_rounds: rounds after which a question ends without agreement; None = the pack's (published: 20).
         lookahead: rounds begun beyond the current one while rows are idle.
         seed: with the question, role and round it decides every draw.
         temperature, top_p, top_k, max_tokens: instead of the pack's; None = the pack's.
@@ -35,7 +35,7 @@ class SolverConfig:
         ConfigError: a value out of range.
     """
 
-    max_rounds: int = 20
+    max_rounds: int | None = None
     lookahead: int = 4
     seed: int = 0
     temperature: float | None = None
@@ -45,7 +45,8 @@ class SolverConfig:
     calculator: bool | None = None
 
     def __post_init__(self) -> None:
-        for name, least in (("max_rounds", 1), ("lookahead", 0)):
+        given = {"lookahead": 0} if self.max_rounds is None else {"lookahead": 0, "max_rounds": 1}
+        for name, least in given.items():
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 raise ConfigError(f"{name} must be a whole number of at least {least}; got {value!r}")
@@ -59,9 +60,13 @@ class SolverConfig:
         """The sampling options that are set."""
         return {name: value for name in _OVERRIDES if (value := getattr(self, name)) is not None}
 
-    def uses_calculator(self, pack: Pack) -> bool:
-        """Whether a pack's rationales are computed with."""
-        return pack.calculator if self.calculator is None else self.calculator
+    def resolved(self, pack: Pack) -> SolverConfig:
+        """This configuration with the pack's rounds and calculator where it has none of its own."""
+        return replace(
+            self,
+            max_rounds=pack.max_rounds if self.max_rounds is None else self.max_rounds,
+            calculator=pack.calculator if self.calculator is None else self.calculator,
+        )
 
 
 class Solver:
@@ -77,8 +82,8 @@ class Solver:
     """
 
     def __init__(self, engine: Engine, pack: Pack, config: SolverConfig | None = None) -> None:
-        self.engine, self.config = engine, config or SolverConfig()
-        self.pack = replace(pack, calculator=self.config.uses_calculator(pack))
+        self.engine, self.config = engine, (config or SolverConfig()).resolved(pack)
+        self.pack = replace(pack, calculator=bool(self.config.calculator))
         for role in ROLES:
             engine.require_adapter(role)
 
@@ -194,6 +199,7 @@ class Solver:
         tell: Callable[[Event], None],
     ) -> None:
         options = self.config
+        assert options.max_rounds is not None  # resolved
         try:
             question = Question(
                 self.engine,

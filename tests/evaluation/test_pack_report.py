@@ -1,4 +1,4 @@
-"""bench/packs/report.py on results that were counted by hand."""
+"""bench/packs/report.py and choose_rounds.py on results that were counted by hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import pytest
 
 from lorid_engine.evaluation.results import ResultsFile
 from lorid_engine.evaluation.scores import is_right
+from lorid_engine.solver.packs import load_pack
 from test_scores import GREEDY, QUESTIONS, SAMPLES
+from tiny_pack import make_pack_folder
 
 SCRIPT = Path(__file__).parents[2] / "bench" / "packs" / "report.py"
 DATA = {"data_sha256": "1" * 64, "base_sha256": "2" * 64}
@@ -89,3 +91,20 @@ def test_refuses_runs_that_differ_and_folders_without_any(tmp_path: Path) -> Non
     write_run(tmp_path / "gsm8k-seed1.jsonl", QUESTIONS, 1, dtype="bfloat16")
     done = run(tmp_path, tmp_path / "eval")
     assert done.returncode == 2 and "seed0.jsonl in dtype" in done.stderr
+
+
+def test_rounds_are_chosen_on_a_complete_run(tmp_path: Path) -> None:
+    """After one round two of the four are right, and never more."""
+    pack = make_pack_folder(tmp_path / "pack")
+    command = [sys.executable, str(SCRIPT.with_name("choose_rounds.py")), str(tmp_path / "loop.jsonl")]
+    command += ["--pack", str(pack), "--out", str(tmp_path / "rounds")]
+    write_run(tmp_path / "loop.jsonl", QUESTIONS, 0, limit=5)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 2 and "loop.jsonl is not complete" in found.stderr
+    assert load_pack(str(pack)).max_rounds == 20
+    (tmp_path / "loop.jsonl").unlink()
+    write_run(tmp_path / "loop.jsonl", QUESTIONS, 0)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert found.returncode == 0, found.stderr
+    assert "| 1 | 50.0 (0.0 to 100.0) (taken) | 25 | 30 |" in found.stdout
+    assert load_pack(str(pack)).max_rounds == 1 and load_pack(str(pack)).sampling["max_tokens"] == 10

@@ -67,9 +67,11 @@ def test_sampling_order(tmp_path: Path) -> None:
     assert isinstance(pack.base, FolderSource) and pack.base.path == tmp_path / "base"
 
 
-def test_a_calculator(tmp_path: Path) -> None:
-    assert not load_pack(write_pack(tmp_path)).calculator
-    assert load_pack(write_pack(tmp_path, MANIFEST.replace("[base]", "calculator = true\n[base]", 1))).calculator
+def test_calculator_and_rounds(tmp_path: Path) -> None:
+    published = load_pack(write_pack(tmp_path))
+    assert not published.calculator and published.max_rounds == 20
+    own = load_pack(write_pack(tmp_path, MANIFEST.replace("[base]", "calculator = true\nmax_rounds = 8\n[base]", 1)))
+    assert own.calculator and own.max_rounds == 8
 
 
 @pytest.mark.parametrize(
@@ -98,6 +100,8 @@ def test_a_calculator(tmp_path: Path) -> None:
         ("temperature = 0.7", 'temperature = "hot"', "sampling.temperature must be a number"),
         ("max_tokens = 99", "max_token = 99", "sampling has unknown entries: max_token"),
         ('name = "mine"', 'name = "mine"\ncalculator = 1', "pack.calculator must be true or false"),
+        ('name = "mine"', 'name = "mine"\nmax_rounds = 0', "pack.max_rounds must be at least 1"),
+        ('name = "mine"', 'name = "mine"\nmax_rounds = true', "pack.max_rounds must be a whole number"),
         ("[base]", "[base", "cannot be read"),
     ],
 )

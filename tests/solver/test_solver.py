@@ -232,6 +232,13 @@ def test_config_is_checked(options: dict) -> None:
         SolverConfig(**options)
 
 
+def test_a_pack_may_have_rounds_of_its_own(pack: Pack) -> None:
+    engine, few = make_engine(pack), replace(pack, max_rounds=2)
+    assert SolverConfig().resolved(pack).max_rounds == 20 and SolverConfig(max_rounds=3).resolved(few).max_rounds == 3
+    found = list(Solver(engine, few, SolverConfig(seed=7)).solve_many(QUESTIONS[:10]))
+    assert max(solution.rounds for solution in found) == 2
+
+
 ROUND_CASES = [
     # (IR answers, DR answers), each by round; then the answer, whether it is agreed, and after how many rounds
     (["5"], ["5"], "5", True, 1),
