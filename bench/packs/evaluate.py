@@ -268,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.processes > 1:
         return run_processes(options, arguments)
     if options.minutes:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
         timer = threading.Timer(60 * options.minutes, signal.raise_signal, [signal.SIGINT])
         timer.daemon = True
         timer.start()

@@ -331,6 +331,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Trains and writes; returns the exit status."""
     begun, options = time.monotonic(), parse(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which ends a run, and a shell's background jobs ignore
     try:
         training_device(options.device)
         require_new(options.out)
