@@ -3,14 +3,18 @@
     lorid eval --pack my-pack --data my-pack-run/data/held-out.jsonl --limit 240 --no-baselines --out held-out-loop.jsonl
     python bench/packs/choose_rounds.py held-out-loop.jsonl --pack my-pack
 
-The number of rounds after which most answers (fallback) are right is written into the pack's manifest; of equals, the least.
+The fewest rounds whose answers (fallback) are right as often as after any other number, within one standard error of the questions'
+differences, are written into the pack's manifest.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean, stdev
 
 import tomli_w
 import tomllib
@@ -23,6 +27,18 @@ from lorid_engine.train.files import write_whole
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import write_result
+
+
+def fewest_rounds(right: Mapping[int, Sequence[float]]) -> int:
+    """The least of the limits that is not worse than the best: one question more decides nothing."""
+    best = max(right.values(), key=fmean)
+
+    def is_as_good(found: Sequence[float]) -> bool:
+        differences = [a - b for a, b in zip(best, found, strict=True)]
+        error = stdev(differences) / math.sqrt(len(differences)) if len(differences) > 1 else 0.0
+        return fmean(differences) <= error
+
+    return min(limit for limit, found in right.items() if is_as_good(found))
 
 
 def main() -> int:
@@ -43,19 +59,19 @@ def main() -> int:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
     right = {limit: interval(float(each.right) for each in found) for limit, found in outcomes.items()}
-    best = min(right, key=lambda limit: (-right[limit]["value"], limit))
+    taken = fewest_rounds({limit: [float(each.right) for each in found] for limit, found in outcomes.items()})
     lines = ["| rounds at most | right, % (95 % interval) | agreed, % | tokens |", "|---|---|---|---|"]
     for limit, found in outcomes.items():
         value, low, high = (100 * right[limit][name] for name in ("value", "low", "high"))
         agreed = 100 * sum(each.agreed for each in found) / len(found)
         tokens = sum(each.tokens for each in found) / len(found)
-        mark = " (taken)" if limit == best else ""
+        mark = " (taken)" if limit == taken else ""
         lines.append(f"| {limit} | {value:.1f} ({low:.1f} to {high:.1f}){mark} | {agreed:.0f} | {tokens:.0f} |")
     lines += ["", f"{len(records.questions)} GSM8K training questions that were held out."]
-    result = {"pack": pack.name, "settings": records.settings, "taken": best, "right": right}
+    result = {"pack": pack.name, "settings": records.settings, "taken": taken, "right": right}
     write_result(options.out, result, "\n".join(lines))
     manifest = pack.folder / "pack.toml"
-    document = tomllib.loads(manifest.read_text(encoding="utf-8")) | {"max_rounds": best}
+    document = tomllib.loads(manifest.read_text(encoding="utf-8")) | {"max_rounds": taken}
     write_whole(manifest, tomli_w.dumps(document))
     return 0
 

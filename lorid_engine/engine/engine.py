@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
 import os
 import time
-import traceback
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +19,7 @@ from lorid_engine.engine.options import EngineOptions, base_folder
 from lorid_engine.engine.outputs import EngineStats, logprob_entries, refused_output, request_output
 from lorid_engine.engine.pages import PAGE_SIZE, PagePool
 from lorid_engine.engine.prompt import PromptReader
+from lorid_engine.engine.replacement import replaced_token
 from lorid_engine.engine.request import Request, RequestOutput
 from lorid_engine.engine.scheduler import Scheduler
 from lorid_engine.engine.sequence import Group, Sequence, philox_key
@@ -330,8 +329,9 @@ class Engine:
         if token < 0:
             self._fail(sequence, RequestError("no logit of this request is a number; its adapter or base is damaged"))
             return
-        if sequence.group.request.replace_token is not None:
-            found = self._replaced(sequence, sequence.group.request.replace_token, token)
+        replace = sequence.group.request.replace_token
+        if replace is not None:
+            found = replaced_token(replace, sequence.stream.text, token, self.config.vocab_size)
             if isinstance(found, RequestError):
                 self._fail(sequence, found)
                 return
@@ -352,17 +352,6 @@ class Engine:
             elif len(sequence.output_ids) >= params.max_tokens or len(sequence.tokens) >= self.config.max_positions:
                 self._end(sequence, "length")
         sequence.taken += 1  # last: a token counts when all that follows from it is done
-
-    def _replaced(self, sequence: Sequence, replace: Callable[[str, int], int], token: int) -> int | RequestError:
-        """What a request's function makes of a drawn token, or why that cannot be used."""
-        try:
-            found = operator.index(replace(sequence.stream.text, token))
-        except Exception as error:  # the caller's code: whatever it raises, the other requests go on
-            raised = "".join(traceback.format_exception_only(error)).strip()
-            return RequestError(f"replace_token failed: {raised}")
-        if not 0 <= found < self.config.vocab_size:
-            return RequestError(f"replace_token must return a token, at least 0 and below {self.config.vocab_size}")
-        return found
 
     def _end(self, sequence: Sequence, reason: str, stop_reason: str | int | None = None) -> None:
         sequence.stream.finish()
