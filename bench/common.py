@@ -19,12 +19,15 @@ def read_questions(path: Path, limit: int) -> tuple[list[str], str]:
 
 
 def write_result(path: Path, result: dict[str, Any], table: str) -> None:
-    """Writes a result as JSON and, beside it, a table in Markdown; prints the table."""
+    """Prints a table, and writes it in Markdown beside the result in JSON; ends the program where they cannot be written."""
+    print(table, flush=True)
     command = shlex.join(["python", *sys.argv])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".json").write_text(
-        json.dumps({"command": command, "machine": machine_facts(), **result}, indent=1) + "\n"
-    )
     about = ", ".join(f"{key} {value}" for key, value in machine_facts().items())
-    path.with_suffix(".md").write_text(f"{table}\n\n`{command}`\n\n{about}\n")
-    print(table)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.with_suffix(".json").write_text(
+            json.dumps({"command": command, "machine": machine_facts(), **result}, indent=1) + "\n"
+        )
+        path.with_suffix(".md").write_text(f"{table}\n\n`{command}`\n\n{about}\n")
+    except OSError as error:
+        sys.exit(f"{path} cannot be written: {error}; name another --out")
