@@ -59,7 +59,7 @@ TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 FIRST_GENERATED_ID = 1_000_000  # GSM8K's ids are its line numbers
 MOST_BYTES = 30_000_000  # of a pack
 MOST_ANSWER_TOKENS = 400  # of a role's text: few of the training answers are longer
-TIMED_SECONDS, MOST_TIMED_STEPS = 10.0, 20
+TIMED_SECONDS, MOST_TIMED_STEPS = 12.0, 40
 RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
 ROWS_PER_PASS = {"cpu": 4096, "cuda": 65536}
@@ -185,18 +185,19 @@ def plan(options: argparse.Namespace, base: Path, files: Files, settings: Traini
     loading = time.monotonic() - start
     trainer.step()
     trainer.step()  # the first ones allocate and choose kernels
-    seconds, tokens = [], 0
+    seconds, tokens = [], []
     while len(seconds) < MOST_TIMED_STEPS - 2 and sum(seconds) < TIMED_SECONDS and trainer.steps_done < trainer.steps:
         report = trainer.step()
         seconds.append(report.seconds)
-        tokens += report.tokens
-    step = statistics.median(seconds)  # some of the first are slow: a GPU's libraries meet new shapes
+        tokens.append(report.tokens)
+    later = slice(len(seconds) // 2, None)  # many of the first are slow: a GPU's libraries meet new shapes
+    step = statistics.median(seconds[later])
     left = options.minutes * 60 - (time.monotonic() - begun) - reading - loading - RESERVED_SECONDS
     # An evaluation is a forward pass alone, a third of a step's work.
     epoch = per_epoch * step + len(files.held_out) / settings.batch_size * step / 3
     tenths = min(int(FRACTION * SAFETY * left / epoch), FRACTION * settings.epochs)
     steps = per_epoch * tenths // FRACTION
-    said = f"{tokens / len(seconds) / step:.0f} tokens/s, {step:.3f} s a step, {per_epoch} steps an epoch"
+    said = f"{statistics.fmean(tokens[later]) / step:.0f} tokens/s, {step:.3f} s a step, {per_epoch} steps an epoch"
     if steps < 1:
         raise DataError(f"{said}: {options.minutes:g} minutes are too few for a tenth of an epoch; give more --minutes")
     print(f"{said}; {left:.0f} s are left: {steps} steps, {tenths / FRACTION:g} epochs", file=sys.stderr, flush=True)
