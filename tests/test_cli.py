@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
-from lorid_engine.cli import main
+from lorid_engine.cli import doctor, main
 from lorid_engine.cli.trace import LiveTrace, plain
 from lorid_engine.solver import Round, RoundEvent, Sample, TextEvent
 from tiny_pack import make_pack_folder
@@ -139,6 +140,18 @@ def test_doctor(capsys: pytest.CaptureFixture) -> None:
     assert report["instruction sets"]["scalar"].startswith("ready") and "torch" in report["versions"]
     assert main(["doctor"]) == 0
     assert "scalar: ready" in capsys.readouterr().out
+
+
+def test_the_gpu_is_named_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By doctor, and in what is written of the machine beside results."""
+    before = doctor.collect()
+    assert ("gpu" in doctor.machine_facts()) == torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA H200")
+    after = {**before, "machine": doctor._machine()}
+    assert after["machine"]["gpu"] == "NVIDIA H200"
+    monkeypatch.setattr(doctor, "collect", lambda: after)
+    assert doctor.machine_facts()["gpu"] == "NVIDIA H200"
 
 
 def test_as_a_program(pack_folder: Path) -> None:

@@ -48,7 +48,7 @@ def machine_facts(threads: int | None = None) -> dict[str, Any]:
     report = collect()
     in_use = next((isa for isa, state in report["instruction sets"].items() if "in use" in state), "none")
     about: dict[str, Any] = {
-        key: report["machine"][key] for key in ("processor", "threads", "memory") if key in report["machine"]
+        key: report["machine"][key] for key in ("processor", "threads", "memory", "gpu") if key in report["machine"]
     }
     if threads is not None:
         about["threads"] = threads
@@ -63,8 +63,11 @@ def _machine() -> dict[str, Any]:
     except ValueError as error:
         machine["threads"] = f"unusable: {error}"
     machine["cores that this process may use"] = _cores()
-    memory = _memory()
-    return machine | ({"memory": memory} if memory else {})
+    if memory := _memory():
+        machine["memory"] = memory
+    if gpu := _gpu():
+        machine["gpu"] = gpu
+    return machine
 
 
 def _cores() -> int:
@@ -90,6 +93,13 @@ def _memory() -> str | None:
         return None
     gib = [int(text.split()[0]) / 2**20 for text in (total, free)]
     return f"{gib[0]:.1f} GiB, {gib[1]:.1f} GiB of it free"
+
+
+def _gpu() -> str | None:
+    """The GPU that --device cuda takes."""
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
 
 
 def _isas() -> dict[str, str]:
