@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lorid_engine.engine import Engine, Request, SamplingParams
 from lorid_engine.errors import RequestError
 from lorid_engine.solver.answers import equivalent, extract
+from lorid_engine.solver.calculator import Calculator
 from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.role_requests import request_key
 
@@ -30,7 +31,8 @@ def draw(
     options = {**pack.sampling_for(role), "seed": seed, "stop": pack.stop, "stop_token_ids": tokens}
     prompt = pack.roles[role].template.encode(engine.tokenizer, question=question, **values)
     key = request_key(question, role, round)
-    request = Request(prompt, adapter=role, sampling=SamplingParams(**options), key=key)
+    calculator = Calculator(engine.tokenizer) if pack.calculator and role != "kg" else None
+    request = Request(prompt, adapter=role, sampling=SamplingParams(**options), key=key, replace_token=calculator)
     for output in engine.stream(request):
         sample = output.outputs[0]
         for match in re.finditer(pack.answer_pattern or "$^", sample.text):
