@@ -3,7 +3,8 @@
     python bench/packs/ablate_rules.py --pack my-pack --held-out my-pack-run/data/held-out.jsonl --knowledge DATA/gsm8k_knowledge.jsonl
 
 The questions are GSM8K training questions that no role was trained on (smollm2_gsm8k.py writes them), for test questions have no rules of
-a teacher. Intervals and differences are by paired bootstrap over questions.
+a teacher. The teacher saw the solutions, too: its rules are what KG could write at best. Intervals and differences are by paired
+bootstrap over questions.
 """
 
 from __future__ import annotations

@@ -84,10 +84,8 @@ class Work:
         problems = self._problems(name)
         config = SolverConfig(seed=seed, max_rounds=self.options.max_rounds, calculator=self.options.calculator)
         machine = machine_facts(None)
-        limit, kind = len(problems.problems), machine["instruction set"]
-        if self.options.device == "cuda":
-            kind = "cuda"
-        settings = evaluation_settings(problems, self.pack, self.base, config, limit, "bfloat16", kind)
+        computes = "bfloat16", self.options.device, machine["instruction set"]
+        settings = evaluation_settings(problems, self.pack, self.base, config, len(problems.problems), *computes)
         settings["data"] = SETS[name]  # the same wherever the data lie
         with ResultsFile(self.options.work / f"{name}-seed{seed}.jsonl", settings, machine) as results:
             progress.title = f"{name}, seed {seed}"

@@ -34,7 +34,7 @@ WAYS = {
     "ir_sample": "IR, one sample",
     "dr_greedy": "DR greedy, with KG's greedy rules",
     "vote": "vote of IR samples, at LoRID's tokens",
-    "ir_ir": "IR-IR agreement, at LoRID's tokens",
+    "ir_ir": "IR-IR agreement, within LoRID's tokens",
     "strict_any": "LoRID strict_any",
     "strict": "LoRID strict",
     "fallback": "LoRID fallback",
@@ -199,8 +199,13 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
         yield f"| {title} | {' | '.join(cells)} |"
     counts = [f"{len(result.rights['fallback'])}, seeds {_list(result.seeds)}" for result in results.values()]
     yield f"| questions | {' | '.join(counts)} |"
-    for title, key in (("mean rounds", "mean_rounds"), ("tokens of a question", "tokens_per_question")):
-        values = (mean(report["lorid"][key] for report in result.reports) for result in results.values())
+    for title, part, key in (
+        ("LoRID's mean rounds", "lorid", "mean_rounds"),
+        ("LoRID's tokens of a question", "lorid", "tokens_per_question"),
+        ("the vote's tokens", "ir_vote", "tokens_per_question"),
+        ("IR-IR's tokens: it ends where it agrees", "ir_ir", "tokens_per_question"),
+    ):
+        values = (mean(report[part][key] for report in result.reports) for result in results.values())
         yield f"| {title} | {' | '.join(f'{value:.1f}' for value in values)} |"
     yield ""
     yield from header("fallback of each seed, %")
@@ -214,8 +219,10 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
         yield f"| {WAYS[way]} | {' | '.join(cells)} |"
     yield ""
     yield from header("agreed answers that are right, % (how many agreed), by round of agreement")
+    most = max(int(result.settings["max_rounds"]) for result in results.values())
     for first, next_first in pairwise(ROUND_GROUPS):
-        title = f"{first} to {next_first - 1}" if next_first > first + 1 else str(first)
+        last = min(next_first - 1, most)
+        title = f"{first} to {last}" if last > first else str(first)
         groups = [
             next((each for each in agreed_by_round(result) if each["rounds"][0] == first), None)
             for result in results.values()

@@ -3,9 +3,9 @@
     python bench/packs/smollm2_gsm8k.py --data DATA --out my-pack --device cuda --minutes 8
 
 DATA holds gsm8k/train.jsonl and gsm8k_knowledge.jsonl, whose SHA-256 are pinned below. Some of the training questions are held out for
-choices between runs; their texts are written to WORK/held-out.jsonl. A few steps are timed first; then as many are planned, schedule
-included, as fit into the time. The same command goes on where a run stopped, with the data and the plan that it had; --start begins
-another run from the adapters of an earlier one.
+choices between runs; their texts are written to WORK/data/held-out.jsonl. A few steps are timed first; then as many are planned, schedule
+included, as fit into the time; or there are --steps. The same command goes on where a run stopped, with the data and the plan that it had;
+--start begins another run from the adapters of an earlier one, whose sampling the new pack has.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from lorid_engine.model.cache import file_sha256
 from lorid_engine.model.config import ModelConfig
 from lorid_engine.solver.base_source import FolderSource, resolve_base
 from lorid_engine.solver.new_pack import first_manifest, known_format
-from lorid_engine.solver.pack import ROLES
+from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.pack_files import require_new, source_entry, write_pack
 from lorid_engine.solver.packs import load_pack
 from lorid_engine.solver.prompts import Template
@@ -58,7 +58,7 @@ SHA256 = {
 TARGETS = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 FIRST_GENERATED_ID = 1_000_000  # GSM8K's ids are its line numbers
 MOST_BYTES = 30_000_000  # of a pack
-MOST_ANSWER_TOKENS = 400  # of a role's text: few of the training answers are longer
+MOST_ANSWER_TOKENS = 320  # of a role's text: few of the training answers are longer
 TIMED_SECONDS, MOST_TIMED_STEPS = 12.0, 40
 RESERVED_SECONDS = 20.0  # for the last evaluation and for writing
 SAFETY = 0.93  # of the time that is left; the rest is for what was not foreseen
@@ -216,7 +216,9 @@ def throwaway_trainer(
 
 
 def planned(options: argparse.Namespace, base: Path, files: Files, settings: TrainingOptions, begun: float) -> int:
-    """The steps of the run: those that it has planned already, else those that are planned now."""
+    """The steps of the run: those that are given, else that it has planned already, else those that are planned now."""
+    if options.steps is not None:
+        return int(options.steps)
     path = options.work / "plan.json"
     if path.exists():
         return int(json.loads(path.read_text(encoding="utf-8"))["steps"])
@@ -263,23 +265,27 @@ def check_size(base: Path, settings: TrainingOptions) -> None:
 
 
 def finish(
-    options: argparse.Namespace, base: Path, settings: TrainingOptions, summary: dict[str, Any], start: str | None
+    options: argparse.Namespace, base: Path, settings: TrainingOptions, summary: dict[str, Any], start: Pack | None
 ) -> None:
-    """Writes the pack, and beside its manifest what it was trained with; `start` is the digest of the pack that it began from."""
+    """Writes the pack, and beside its manifest what it was trained with; `start` is the pack that it began from."""
     default, (form, _) = load_pack(), known_format(Tokenizer.from_folder(base))
     manifest = {
         **first_manifest(options.out.resolve().name, source_entry(default.base), form),
         "license": "Apache-2.0 (base), MIT (training questions)",
         "calculator": True,
-        "sampling": {**default.sampling, "max_tokens": MOST_ANSWER_TOKENS},
+        "sampling": dict(start.sampling) if start else {**default.sampling, "max_tokens": MOST_ANSWER_TOKENS},
     }
+    for role, entry in manifest["roles"].items():
+        if start and start.roles[role].sampling:
+            entry["sampling"] = dict(start.roles[role].sampling)
     write_pack(options.out, manifest, {role: options.work / role for role in ROLES})
     about = {
         "data_sha256": SHA256,
         "wordings": options.wordings,
         "generated": {"count": options.generated, "seed": options.data_seed},
         "marks": options.marks,
-        **({"start_sha256": start} if start else {}),
+        "made_sha256": {name: summary["settings"][f"{name}_sha256"] for name in ("data", "knowledge")},
+        **({"start_sha256": pack_digest(start)} if start else {}),
         "options": {name: value for name, value in asdict(settings).items() if value is not None},
         **{name: summary[name] for name in ("steps", "loss", "held_out_loss", "this_process")},
     }
@@ -304,6 +310,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as the epochs take")
     parser.add_argument("--epochs", type=int, default=12, help="at most; default: %(default)s")
+    parser.add_argument("--steps", type=int, help="so many, whatever time they take; default: as fit into --minutes")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--targets", default=TARGETS)
@@ -336,7 +343,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         training_device(options.device)
         require_new(options.out)
-        start = pack_digest(load_pack(str(options.start.resolve()))) if options.start else None
+        start = load_pack(str(options.start.resolve())) if options.start else None
         files = make_files(options)
         source = load_pack().base if options.base is None else FolderSource(options.base)
         base = resolve_base(source, env.cache_dir())

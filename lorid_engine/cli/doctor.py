@@ -99,7 +99,10 @@ def _gpu() -> str | None:
     """The GPU that --device cuda takes."""
     import torch
 
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    try:
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    except RuntimeError as error:  # a driver that does not fit
+        return f"unusable: {str(error).splitlines()[0]}"
 
 
 def _isas() -> dict[str, str]:

@@ -104,7 +104,7 @@ def run(options: argparse.Namespace) -> int:
     with FetchProgress(console) as fetched:
         base = resolve_base(pack.base, env.cache_dir(), fetched)
     settings = evaluation_settings(
-        problems, pack, base, config, options.limit, options.dtype, machine["instruction set"]
+        problems, pack, base, config, options.limit, options.dtype, options.device, machine["instruction set"]
     )
     with ResultsFile(Path(options.out), settings, {**machine, "command": command}) as results:
         _tell_start(console, problems, results)

@@ -56,9 +56,19 @@ def pack_digest(pack: Pack) -> str:
 
 
 def evaluation_settings(
-    problems: ProblemSet, pack: Pack, base: Path, config: SolverConfig, limit: int | None, dtype: str, isa: str
+    problems: ProblemSet,
+    pack: Pack,
+    base: Path,
+    config: SolverConfig,
+    limit: int | None,
+    dtype: str,
+    device: str,
+    isa: str,
 ) -> dict[str, Any]:
     """What decides the results: an evaluation goes on only in a file that was started with the same.
+
+    Args:
+        isa: of the CPU; on a GPU it decides nothing, and "cuda" is said instead.
 
     Raises:
         DataError: the pack or its base cannot be read.
@@ -75,7 +85,7 @@ def evaluation_settings(
         "pack": pack.name,
         **digests,
         "dtype": dtype,
-        "instruction_set": isa,  # a row's bits hold for one
+        "instruction_set": "cuda" if device.startswith("cuda") else isa,  # a row's bits hold for one
         "seed": config.seed,
         "max_rounds": config.max_rounds,
         "sampling": {role: pack.sampling_for(role, config.overrides) for role in pack.roles},

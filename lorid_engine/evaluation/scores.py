@@ -211,7 +211,7 @@ def _solver_report(questions: Mapping[int, Record]) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class _Vote:
+class Vote:
     """A vote of each question's first samples, 1 to as many as all questions have.
 
     Attributes:
@@ -225,7 +225,7 @@ class _Vote:
     taken: int
 
     @classmethod
-    def of(cls, questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float) -> _Vote:
+    def of(cls, questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float) -> Vote:
         each = min(map(len, pools.values()))
         right = [_votes(pools[index], record["gold"], each) for index, record in questions.items()]
         tokens = [vote_tokens(pools, count) for count in range(1, each + 1)]
@@ -244,7 +244,7 @@ def _ir_agreement(
     return curve, _within(curve.tokens, budget)
 
 
-def _vote_report(vote: _Vote, budget: float) -> dict[str, Any]:
+def _vote_report(vote: Vote, budget: float) -> dict[str, Any]:
     counts = range(1, len(vote.tokens) + 1)
     return {
         "samples": vote.taken,
@@ -292,7 +292,7 @@ def right_by_way(
     found |= {score: _score(final, score) for score in _SCORES}
     if budget := solver_tokens(questions):
         pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
-        vote = _Vote.of(questions, pools, budget)
+        vote = Vote.of(questions, pools, budget)
         curve, taken = _ir_agreement(questions, pools, budget)
         found |= {"ir_sample": vote.after(1), "vote": vote.after(vote.taken)}
         found["ir_ir"] = _score(curve.at(taken), "fallback")
@@ -340,6 +340,6 @@ def build_report(
         report[f"{role}_greedy"] = {"accuracy": interval(right)}
     budget = report["lorid"]["tokens_per_question"]
     if budget:  # else every question ended in an error, and nothing is compared
-        report["ir_vote"] = _vote_report(_Vote.of(questions, pools, budget), budget)
+        report["ir_vote"] = _vote_report(Vote.of(questions, pools, budget), budget)
         report["ir_ir"] = _ir_agreement_report(*_ir_agreement(questions, pools, budget), budget)
     return report

@@ -62,7 +62,7 @@ class Watching:
 
 def results_file(path: Path, pack: Pack, config: SolverConfig = CONFIG) -> ResultsFile:
     return ResultsFile(
-        path, evaluation_settings(problems(), pack, pack.base.path, config, None, "float32", "scalar"), {}
+        path, evaluation_settings(problems(), pack, pack.base.path, config, None, "float32", "cpu", "scalar"), {}
     )
 
 
@@ -163,6 +163,13 @@ def test_another_base_is_refused_and_a_moved_one_is_not(pack: Pack, whole: Resul
         results_file(whole.path, moved)
 
 
+@pytest.mark.parametrize(("device", "kept"), [("cpu", "avx2"), ("cuda", "cuda"), ("cuda:1", "cuda")])
+def test_what_computes_is_a_setting(pack: Pack, device: str, kept: str) -> None:
+    base = pack.base.path  # type: ignore[union-attr]
+    found = evaluation_settings(problems(), pack, base, CONFIG, None, "float32", device, "avx2")
+    assert found["instruction_set"] == kept
+
+
 def test_a_question_with_an_error_does_not_make_the_others_draw_more(pack: Pack, tmp_path: Path) -> None:
     """Its pool is empty, and says nothing of what a sample costs."""
     config = replace(CONFIG, max_rounds=12)
@@ -170,7 +177,7 @@ def test_a_question_with_an_error_does_not_make_the_others_draw_more(pack: Pack,
 
     def pools(path: Path, texts: list[str]) -> list[int]:
         given = ProblemSet("d", "0" * 64, tuple(Problem(k, text, "a") for k, text in enumerate(texts)), ())
-        settings = evaluation_settings(given, pack, pack.base.path, config, None, "float32", "x")  # type: ignore[union-attr]
+        settings = evaluation_settings(given, pack, pack.base.path, config, None, "float32", "cpu", "x")  # type: ignore[union-attr]
         with ResultsFile(path, settings, {}) as results:
             Evaluation(given, results).run(Solver(make_engine(pack), pack, config), Watching(), baselines=True)
             vote = Evaluation(given, results).report()["ir_vote"]

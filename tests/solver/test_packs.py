@@ -56,6 +56,7 @@ def test_the_default_pack_is_complete() -> None:
     pack = load_pack()
     assert pack.name == DEFAULT_PACK and "GSM8K" in (pack.accuracy or "")
     assert isinstance(pack.base, WheelSource) and set(pack.roles) == {"ir", "kg", "dr"}
+    assert pack.calculator and pack.max_rounds == 7  # that it was evaluated with
     assert all((role.adapter / "adapter_model.safetensors").is_file() for role in pack.roles.values())
 
 

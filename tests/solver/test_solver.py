@@ -65,6 +65,30 @@ def test_equals_sequential_rounds(
     assert engine.stats().pages_held == 0 and not engine.has_unfinished_requests()
 
 
+class AnyToken:
+    """In the calculator's place: every token of a text depends on the text before it."""
+
+    def __init__(self, tokenizer: object) -> None: ...
+
+    def __call__(self, text: str, token: int) -> int:
+        return (token + len(text)) % 200
+
+
+def test_equals_sequential_rounds_where_tokens_are_replaced(
+    pack: Pack, expected: list[Expected], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("lorid_engine.solver.role_requests", "sequential_oracle"):
+        monkeypatch.setattr(f"{module}.Calculator", AnyToken)
+    computing, few = replace(pack, calculator=True), QUESTIONS[:8]
+    alone = make_engine(pack, max_batch_rows=1)
+    replaced = [sequential_solve(alone, computing, question, seed=7, max_rounds=2) for question in few]
+    assert all(new.token_ids[0] != old.token_ids[0] for new, old in zip(replaced, expected, strict=False))
+    assert all(new.token_ids[1] == old.token_ids[1] for new, old in zip(replaced, expected, strict=False))  # KG's
+    solver = Solver(make_engine(pack), computing, SolverConfig(max_rounds=2, seed=7))
+    for solution, right in zip(solver.solve_many(few), replaced, strict=True):
+        check(solution, right)
+
+
 def test_small_kv_memory_changes_nothing(pack: Pack, expected: list[Expected]) -> None:
     engine = make_engine(pack, max_batch_rows=16)
     while engine._pool.num_free > 40:  # hold pages, as a smaller kv_memory would

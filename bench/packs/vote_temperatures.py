@@ -1,0 +1,127 @@
+"""A vote of IR's samples at other temperatures than the pack's, at the tokens that LoRID took: whether one was kept from winning.
+
+    python bench/packs/vote_temperatures.py runs/gsm8k-seed0.jsonl --pack my-pack --temperatures 0.5,0.8
+
+The results file is one of evaluate.py or `lorid eval`, of that pack, with baselines; its questions, seed and LoRID's answers are taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from evaluate import KV_MEMORY, ROWS
+
+from lorid_engine import Engine, env
+from lorid_engine.errors import DataError, LoridError
+from lorid_engine.evaluation.results import Records, read_results
+from lorid_engine.evaluation.scores import IrSample, Vote, interval, right_by_way, samples_so_far, solver_tokens
+from lorid_engine.solver.base_source import FolderSource, resolve_base
+from lorid_engine.solver.pack import Pack
+from lorid_engine.solver.packs import load_pack
+from lorid_engine.solver.role_requests import RoleJob, draw_samples
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import write_result
+
+Pools = Mapping[int, list[IrSample]]  # samples of each question, in order
+
+
+def read(path: Path, pack: Pack) -> Records:
+    """A complete evaluation of this pack.
+
+    Raises:
+        DataError: it is another pack's, or lacks questions or baselines.
+    """
+    records = read_results(path)
+    if records.settings["pack"] != pack.name or bool(records.settings.get("calculator")) != pack.calculator:
+        raise DataError(f"{path} is of another pack than {pack.name}, or with another calculator")
+    if not records.questions or len(records.greedy) != len(records.questions):
+        raise DataError(f"{path} is not complete; give its command again")
+    return records
+
+
+def draw(engine: Engine, pack: Pack, records: Records, temperature: float, count: int) -> Pools:
+    """So many of IR's samples of every question."""
+    numbers = range(1, count + 1)
+    found: dict[tuple[int, int], IrSample] = {}
+    jobs = (
+        RoleJob(record["question"], "ir", number, owner=index)
+        for index, record in records.questions.items()
+        for number in numbers
+    )
+    for job, sample in draw_samples(engine, pack, jobs, records.settings["seed"], {"temperature": temperature}):
+        if sample.note:
+            raise DataError(f"IR could not answer {job.question[:60]!r}: {sample.note}")
+        found[job.owner, job.round] = IrSample(sample.answer, len(sample.token_ids))
+        if len(found) % (100 * count) == 0:
+            print(f"{temperature:g}: {len(found) // count} questions' samples", file=sys.stderr, flush=True)
+    return {index: [found[index, number] for number in numbers] for index in records.questions}
+
+
+def main() -> int:
+    """Draws, compares and writes; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("results", type=Path, help="a results file with baselines")
+    parser.add_argument("--pack", required=True, help="its pack, by name or folder")
+    parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
+    parser.add_argument("--temperatures", default="0.5,0.8", help="default: %(default)s")
+    parser.add_argument("--device", default="cpu", choices=ROWS)
+    parser.add_argument("--out", type=Path, default=Path("bench/results/pack-votes"))
+    options = parser.parse_args()
+    try:
+        pack = load_pack(options.pack)
+        records = read(options.results, pack)
+        questions, budget = records.questions, solver_tokens(records.questions)
+        right = right_by_way(questions, records.greedy, records.samples)["fallback"]
+        own = {index: samples_so_far(record, records.samples.get(index, ())) for index, record in questions.items()}
+        count = math.floor(budget / fmean(sample.tokens for pool in own.values() for sample in pool)) + 1
+        base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
+        rows = ROWS[options.device]
+        engine = Engine(
+            base,
+            {"ir": pack.roles["ir"].adapter},
+            device=options.device,
+            max_batch_rows=rows,
+            max_batch_tokens=16 * rows,
+            kv_memory=KV_MEMORY[options.device],
+            active_adapters=1,
+        )
+        pools: dict[float, Pools] = {records.settings["sampling"]["ir"]["temperature"]: own}
+        for temperature in map(float, options.temperatures.split(",")):
+            pools[temperature] = draw(engine, pack, records, temperature, count)
+    except (LoridError, OSError, ValueError) as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
+    lines = [
+        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples | its tokens | LoRID fallback less the vote, points |",
+        "|---|---|---|---|---|---|",
+    ]
+    found: dict[str, Any] = {}
+    for temperature, pool in sorted(pools.items()):
+        vote = Vote.of(questions, pool, budget)
+        voted = vote.after(vote.taken)
+        one, many = interval(vote.after(1)), interval(voted)
+        less = interval(a - b for a, b in zip(right, voted, strict=True))
+        shown = " | ".join(map(_points, (one, many)))
+        tokens = vote.tokens[vote.taken - 1]
+        lines.append(f"| {temperature:g} | {shown} | {vote.taken} | {tokens:.0f} | {_points(less)} |")
+        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, "samples": vote.taken, "fallback_less": less}
+    fallback = interval(right)
+    about = f"{len(questions)} questions of {records.settings['data']}, seed {records.settings['seed']}"
+    lines += ["", f"{about}; LoRID's fallback {_points(fallback)} at {budget:.0f} tokens."]
+    write_result(options.out, {"settings": records.settings, "fallback": fallback, "votes": found}, "\n".join(lines))
+    return 0
+
+
+def _points(found: Mapping[str, float]) -> str:
+    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
