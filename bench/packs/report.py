@@ -76,8 +76,11 @@ def read_set(work: Path, name: str) -> SetResult | None:
     for path in sorted(work.glob(f"{name}-seed*.jsonl")):
         begun = b"\n" in path.read_bytes()  # its settings are there
         records = read_results(path) if begun else Records(path)
-        if not begun or not _is_complete(records):
+        if not begun or not is_complete(records):
             print(f"{path} is not complete: it is left out", file=sys.stderr)
+            continue
+        if all("error" in question for question in records.questions.values()):
+            print(f"{path}: every question ended in an error: it is left out", file=sys.stderr)
             continue
         records.questions = dict(sorted(records.questions.items()))
         if runs:
@@ -87,10 +90,9 @@ def read_set(work: Path, name: str) -> SetResult | None:
         return None
     parts = [(each.questions, each.greedy, each.samples) for each in runs]
     rights = [right_by_way(*each) for each in parts]
-    ways = [
-        way for way in rights[0] if all(way in each for each in rights)
-    ]  # there is no vote where every question failed
-    means = {way: [mean(of_seeds) for of_seeds in zip(*(each[way] for each in rights), strict=True)] for way in ways}
+    means = {
+        way: [mean(of_seeds) for of_seeds in zip(*(each[way] for each in rights), strict=True)] for way in rights[0]
+    }
     for shots in SHOTS:
         if base := _read_base(work / f"{name}-base-{shots}-shot.jsonl", runs[0]):
             means[f"base_{shots}"] = base
@@ -98,7 +100,7 @@ def read_set(work: Path, name: str) -> SetResult | None:
     return SetResult(
         seeds=[each.settings["seed"] for each in runs],
         rights=means,
-        by_seed={way: [mean(each[way]) for each in rights] for way in ways},
+        by_seed={way: [mean(each[way]) for each in rights] for way in rights[0]},
         reports=[
             build_report(*each, run.seconds.values(), baselines=True) for each, run in zip(parts, runs, strict=True)
         ],
@@ -108,7 +110,8 @@ def read_set(work: Path, name: str) -> SetResult | None:
     )
 
 
-def _is_complete(records: Records) -> bool:
+def is_complete(records: Records) -> bool:
+    """Whether a results file has all of its questions, greedy roles and samples."""
     found = [Problem(index, each["question"], each["gold"]) for index, each in records.questions.items()]
     return len(found) == records.settings["limit"] and Evaluated(found, records).is_complete(baselines=True)
 
@@ -174,11 +177,8 @@ def write_plots(out: Path, results: Mapping[str, SetResult]) -> None:
     for name, result in results.items():
         scores = ("strict_any", "strict", "fallback")
         rounds.append(Panel(name, {f"LoRID {score}": curve(result, "lorid", "rounds", score) for score in scores}))
-        lines = {"LoRID": curve(result, "lorid", "tokens", "fallback")}
-        if all("ir_vote" in report for report in result.reports):
-            lines["vote"] = curve(result, "ir_vote", "tokens", "accuracy")
-            lines["IR-IR"] = curve(result, "ir_ir", "tokens", "fallback")
-        tokens.append(Panel(name, lines))
+        parts = {"LoRID": ("lorid", "fallback"), "vote": ("ir_vote", "accuracy"), "IR-IR": ("ir_ir", "fallback")}
+        tokens.append(Panel(name, {line: curve(result, way, "tokens", y) for line, (way, y) in parts.items()}))
     write_plot(out.with_name(f"{out.name}-rounds.svg"), rounds, "rounds at most", "right, %")
     write_plot(out.with_name(f"{out.name}-tokens.svg"), tokens, "tokens of a question", "right, %")
 

@@ -310,7 +310,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", choices=("auto", "bfloat16", "float32"))
     parser.add_argument("--minutes", type=float, help="wall-clock time in all; default: as long as the epochs take")
     parser.add_argument("--epochs", type=int, default=12, help="at most; default: %(default)s")
-    parser.add_argument("--steps", type=int, help="so many, whatever time they take; default: as fit into --minutes")
+    parser.add_argument("--steps", type=int, help="so many, at most those of --epochs; default: as fit into --minutes")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--targets", default=TARGETS)
@@ -332,6 +332,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=float, default=120.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0, help="of new adapters and of the examples' order; default: 0")
     options = parser.parse_args(arguments)
+    if options.steps is not None and options.steps < 1:
+        parser.error("--steps must be at least 1")
     options.work = options.work or options.out.with_name(f"{options.out.name}-run")
     return options
 

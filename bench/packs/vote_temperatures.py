@@ -2,7 +2,8 @@
 
     python bench/packs/vote_temperatures.py runs/gsm8k-seed0.jsonl --pack my-pack --temperatures 0.5,0.8
 
-The results file is one of evaluate.py or `lorid eval`, of that pack, with baselines; its questions, seed and LoRID's answers are taken.
+The results file is one of evaluate.py, of that pack; its questions, seed and LoRID's answers are taken, and its samples for the pack's own
+temperature. On another kind of device than its own, samples differ by rounding.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from evaluate import KV_MEMORY, ROWS
+from report import is_complete
 
 from lorid_engine import Engine, env
 from lorid_engine.errors import DataError, LoridError
@@ -36,14 +38,35 @@ def read(path: Path, pack: Pack) -> Records:
     """A complete evaluation of this pack.
 
     Raises:
-        DataError: it is another pack's, or lacks questions or baselines.
+        DataError: it is another pack's, or with other sampling, or lacks questions or baselines.
     """
     records = read_results(path)
-    if records.settings["pack"] != pack.name or bool(records.settings.get("calculator")) != pack.calculator:
-        raise DataError(f"{path} is of another pack than {pack.name}, or with another calculator")
-    if not records.questions or len(records.greedy) != len(records.questions):
+    kept = records.settings
+    own = {"pack": pack.name, "calculator": pack.calculator, "IR's sampling": pack.sampling_for("ir")}
+    found = {"pack": kept["pack"], "calculator": kept.get("calculator", False), "IR's sampling": kept["sampling"]["ir"]}
+    if different := [name for name, value in own.items() if found[name] != value]:
+        name = different[0]
+        raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack that it is of")
+    if not records.questions or not is_complete(records):
         raise DataError(f"{path} is not complete; give its command again")
+    if any("error" in record for record in records.questions.values()):
+        raise DataError(f"{path} has questions that ended in an error; there is no vote on those")
     return records
+
+
+def numbers(text: str) -> list[float]:
+    """Temperatures of an option.
+
+    Raises:
+        argparse.ArgumentTypeError: one is none, or is there twice.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found) or not all(0 < each < math.inf for each in found):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of different numbers above 0, such as 0.5,0.8")
+    return found
 
 
 def draw(engine: Engine, pack: Pack, records: Records, temperature: float, count: int) -> Pools:
@@ -64,16 +87,16 @@ def draw(engine: Engine, pack: Pack, records: Records, temperature: float, count
     return {index: [found[index, number] for number in numbers] for index in records.questions}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Draws, compares and writes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="a results file with baselines")
     parser.add_argument("--pack", required=True, help="its pack, by name or folder")
     parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
-    parser.add_argument("--temperatures", default="0.5,0.8", help="default: %(default)s")
+    parser.add_argument("--temperatures", type=numbers, default=[0.5, 0.8], help="beside its own; default: 0.5,0.8")
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--out", type=Path, default=Path("bench/results/pack-votes"))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     try:
         pack = load_pack(options.pack)
         records = read(options.results, pack)
@@ -92,10 +115,11 @@ def main() -> int:
             kv_memory=KV_MEMORY[options.device],
             active_adapters=1,
         )
-        pools: dict[float, Pools] = {records.settings["sampling"]["ir"]["temperature"]: own}
-        for temperature in map(float, options.temperatures.split(",")):
-            pools[temperature] = draw(engine, pack, records, temperature, count)
-    except (LoridError, OSError, ValueError) as error:
+        pools: dict[float, Pools] = {float(pack.sampling_for("ir")["temperature"]): own}
+        for temperature in options.temperatures:
+            if temperature not in pools:
+                pools[temperature] = draw(engine, pack, records, temperature, count)
+    except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
     lines = [
@@ -111,7 +135,8 @@ def main() -> int:
         shown = " | ".join(map(_points, (one, many)))
         tokens = vote.tokens[vote.taken - 1]
         lines.append(f"| {temperature:g} | {shown} | {vote.taken} | {tokens:.0f} | {_points(less)} |")
-        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, "samples": vote.taken, "fallback_less": less}
+        spent = {"samples": vote.taken, "tokens": tokens}
+        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, **spent, "fallback_less": less}
     fallback = interval(right)
     about = f"{len(questions)} questions of {records.settings['data']}, seed {records.settings['seed']}"
     lines += ["", f"{about}; LoRID's fallback {_points(fallback)} at {budget:.0f} tokens."]

@@ -102,7 +102,7 @@ def _gpu() -> str | None:
     try:
         return torch.cuda.get_device_name() if torch.cuda.is_available() else None
     except RuntimeError as error:  # a driver that does not fit
-        return f"unusable: {str(error).splitlines()[0]}"
+        return f"unusable: {error}"
 
 
 def _isas() -> dict[str, str]:

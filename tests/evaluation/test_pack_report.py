@@ -84,6 +84,20 @@ def test_means_of_seeds_and_paired_differences(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {"eval-rounds.svg", "eval-tokens.svg"}
 
 
+def test_a_run_without_any_answer_is_left_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "gsm8k-seed0.jsonl", QUESTIONS, 0)
+    with ResultsFile(tmp_path / "gsm8k-seed1.jsonl", {**SETTINGS, "seed": 1}, {"processor": "any"}) as results:
+        for index, each in QUESTIONS.items():
+            failed = {**each, "answer": None, "trace": [], "rounds": 0, "tokens": 0, "error": "too long"}
+            results.append({"record": "question", "question": f"q{index}", "right": False, **failed})
+        for index, greedy in GREEDY.items():
+            results.append({"record": "greedy", "index": index, **greedy})
+    done = run(tmp_path, tmp_path / "eval")
+    assert done.returncode == 0, done.stderr
+    assert "gsm8k-seed1.jsonl: every question ended in an error: it is left out" in done.stderr
+    assert "| LoRID fallback | 50.0 (" in done.stdout and "| questions | 4, seeds 0 |" in done.stdout
+
+
 def test_refuses_runs_that_differ_and_folders_without_any(tmp_path: Path) -> None:
     done = run(tmp_path, tmp_path / "eval")
     assert done.returncode == 2 and "holds no complete run" in done.stderr

@@ -82,8 +82,12 @@ def test_equals_sequential_rounds_where_tokens_are_replaced(
     computing, few = replace(pack, calculator=True), QUESTIONS[:8]
     alone = make_engine(pack, max_batch_rows=1)
     replaced = [sequential_solve(alone, computing, question, seed=7, max_rounds=2) for question in few]
-    assert all(new.token_ids[0] != old.token_ids[0] for new, old in zip(replaced, expected, strict=False))
-    assert all(new.token_ids[1] == old.token_ids[1] for new, old in zip(replaced, expected, strict=False))  # KG's
+    for new, old in zip(replaced, expected, strict=False):
+        assert [a == b for a, b in zip(new.token_ids, old.token_ids, strict=False)][:3] == [
+            False,
+            True,
+            False,
+        ]  # KG's stay
     solver = Solver(make_engine(pack), computing, SolverConfig(max_rounds=2, seed=7))
     for solution, right in zip(solver.solve_many(few), replaced, strict=True):
         check(solution, right)
