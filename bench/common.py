@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,8 @@ def write_result(path: Path, result: dict[str, Any], table: str) -> None:
         path.with_suffix(".md").write_text(f"{table}\n\n`{command}`\n\n{about}\n")
     except OSError as error:
         sys.exit(f"{path} cannot be written: {error}; name another --out")
+
+
+def percent(found: Mapping[str, float]) -> str:
+    """A share or a difference of shares, of scores.interval, in per cent with its interval."""
+    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"

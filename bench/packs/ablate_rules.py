@@ -30,7 +30,7 @@ from lorid_engine.solver.role_requests import RoleJob, draw_samples
 from lorid_engine.train.examples import Question, numbered_rules, read_questions
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import write_result
+from common import percent, write_result
 
 WAYS = {
     "ir": "IR",
@@ -125,10 +125,7 @@ def main() -> int:
     less = {way: interval(a - b for a, b in zip(right[way], right["kg"], strict=True)) for way in WAYS}
     lines = ["| greedy | right, % (95 % interval) | less DR with KG's rules, points |", "|---|---|---|"]
     for way, title in WAYS.items():
-        shown = [
-            f"{100 * each['value']:.1f} ({100 * each['low']:.1f} to {100 * each['high']:.1f})"
-            for each in (interval(right[way]), less[way])
-        ]
+        shown = [percent(each) for each in (interval(right[way]), less[way])]
         lines.append(f"| {title} | {shown[0]} | {'' if way == 'kg' else shown[1]} |")
     lines += ["", f"{len(questions)} GSM8K training questions that were held out, pack {pack.name}."]
     result = {

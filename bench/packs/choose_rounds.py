@@ -26,7 +26,7 @@ from lorid_engine.solver.packs import load_pack
 from lorid_engine.train.files import write_whole
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import write_result
+from common import percent, write_result
 
 
 def fewest_rounds(right: Mapping[int, Sequence[float]]) -> int:
@@ -62,11 +62,10 @@ def main() -> int:
     taken = fewest_rounds({limit: [float(each.right) for each in found] for limit, found in outcomes.items()})
     lines = ["| rounds at most | right, % (95 % interval) | agreed, % | tokens |", "|---|---|---|---|"]
     for limit, found in outcomes.items():
-        value, low, high = (100 * right[limit][name] for name in ("value", "low", "high"))
         agreed = 100 * sum(each.agreed for each in found) / len(found)
         tokens = sum(each.tokens for each in found) / len(found)
         mark = " (taken)" if limit == taken else ""
-        lines.append(f"| {limit} | {value:.1f} ({low:.1f} to {high:.1f}){mark} | {agreed:.0f} | {tokens:.0f} |")
+        lines.append(f"| {limit} | {percent(right[limit])}{mark} | {agreed:.0f} | {tokens:.0f} |")
     lines += ["", f"{len(records.questions)} GSM8K training questions that were held out."]
     result = {"pack": pack.name, "settings": records.settings, "taken": taken, "right": right}
     write_result(options.out, result, "\n".join(lines))

@@ -37,7 +37,7 @@ from lorid_engine.train.examples import read_questions
 from lorid_engine.train.files import write_whole
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import write_result
+from common import percent, write_result
 
 Drawn = tuple[str, int, str | None]  # a sample's text, tokens and answer
 Pools = dict[tuple[str, float, float], list[list[Drawn]]]  # by role, its temperature and KG's: samples of each question
@@ -188,9 +188,9 @@ def main() -> int:
         agreed = 100 * sum(each.agreed for each in found) / len(found)
         shown = " | ".join(f"{temperature:g}" for temperature in triple)
         mark = " (taken)" if triple == best else ""
-        lines.append(f"| {shown} | {_percent(right[triple])}{mark} | {agreed:.0f} | {tokens[triple]:.0f} |")
+        lines.append(f"| {shown} | {percent(right[triple])}{mark} | {agreed:.0f} | {tokens[triple]:.0f} |")
     lines += ["", "| one sample at | right, % (95 % interval) |", "|---|---|"]
-    lines += [f"| {name} | {_percent(found)} |" for name, found in single.items()]
+    lines += [f"| {name} | {percent(found)} |" for name, found in single.items()]
     lines += ["", f"{len(golds)} held-out GSM8K training questions, {options.rounds} rounds, top_p {options.top_p:g}."]
     result = {
         "pack": pack.name,
@@ -206,10 +206,6 @@ def main() -> int:
     write_result(options.out, result, "\n".join(lines))
     write_sampling(pack.folder / "pack.toml", options.top_p, dict(zip(("ir", "kg", "dr"), best, strict=True)))
     return 0
-
-
-def _percent(found: dict[str, float]) -> str:
-    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 if __name__ == "__main__":

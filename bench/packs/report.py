@@ -27,6 +27,9 @@ from lorid_engine.evaluation.results import Records, read_results
 from lorid_engine.evaluation.scores import build_report, interval, right_by_way
 from lorid_engine.plots import Panel, write_plot
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import percent
+
 WAYS = {
     "base_0": "base, 0 shots, greedy",
     "base_8": "base, 8 shots, greedy",
@@ -195,7 +198,7 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
 
     yield from header("right, % (95 % interval)")
     for way, title in WAYS.items():
-        cells = [_percent(interval(result.rights[way])) if way in result.rights else "-" for result in results.values()]
+        cells = [percent(interval(result.rights[way])) if way in result.rights else "-" for result in results.values()]
         yield f"| {title} | {' | '.join(cells)} |"
     counts = [f"{len(result.rights['fallback'])}, seeds {_list(result.seeds)}" for result in results.values()]
     yield f"| questions | {' | '.join(counts)} |"
@@ -215,7 +218,7 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
     yield from header("LoRID fallback less, points (95 % interval)")
     shown = {name: differences(result) for name, result in results.items()}
     for way in OTHERS:
-        cells = [_percent(found[way]) if way in found else "-" for found in shown.values()]
+        cells = [percent(found[way]) if way in found else "-" for found in shown.values()]
         yield f"| {WAYS[way]} | {' | '.join(cells)} |"
     yield ""
     yield from header("agreed answers that are right, % (how many agreed), by round of agreement")
@@ -234,10 +237,6 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
     yield f"![accuracy against rounds]({out.name}-rounds.svg)"
     yield ""
     yield f"![accuracy against tokens]({out.name}-tokens.svg)"
-
-
-def _percent(found: Mapping[str, float]) -> str:
-    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 def _list(values: Any) -> str:

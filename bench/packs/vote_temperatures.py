@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from evaluate import KV_MEMORY, ROWS
+from evaluate import INTERRUPTED, KV_MEMORY, ROWS
 from report import is_complete
 
 from lorid_engine import Engine, env
@@ -29,7 +29,7 @@ from lorid_engine.solver.packs import load_pack
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import write_result
+from common import percent, write_result
 
 Pools = Mapping[int, list[IrSample]]  # samples of each question, in order
 
@@ -54,7 +54,7 @@ def read(path: Path, pack: Pack) -> Records:
     return records
 
 
-def numbers(text: str) -> list[float]:
+def temperatures(text: str) -> list[float]:
     """Temperatures of an option.
 
     Raises:
@@ -87,13 +87,39 @@ def draw(engine: Engine, pack: Pack, records: Records, temperature: float, count
     return {index: [found[index, number] for number in numbers] for index in records.questions}
 
 
+def compare(records: Records, right: Sequence[float], budget: float, pools: Mapping[float, Pools], out: Path) -> None:
+    """Writes the votes of what has been drawn so far beside LoRID's answers, which are right or not."""
+    questions = records.questions
+    lines = [
+        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples | its tokens | LoRID fallback less the vote, points |",
+        "|---|---|---|---|---|---|",
+    ]
+    found: dict[str, Any] = {}
+    for temperature, pool in sorted(pools.items()):
+        vote = Vote.of(questions, pool, budget)
+        voted = vote.after(vote.taken)
+        one, many = interval(vote.after(1)), interval(voted)
+        less = interval(a - b for a, b in zip(right, voted, strict=True))
+        shown = " | ".join(map(percent, (one, many)))
+        tokens = vote.tokens[vote.taken - 1]
+        lines.append(f"| {temperature:g} | {shown} | {vote.taken} | {tokens:.0f} | {percent(less)} |")
+        spent = {"samples": vote.taken, "tokens": tokens}
+        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, **spent, "fallback_less": less}
+    fallback = interval(right)
+    about = f"{len(questions)} questions of {records.settings['data']}, seed {records.settings['seed']}"
+    lines += ["", f"{about}; LoRID's fallback {percent(fallback)} at {budget:.0f} tokens."]
+    write_result(out, {"settings": records.settings, "fallback": fallback, "votes": found}, "\n".join(lines))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws, compares and writes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", type=Path, help="a results file with baselines")
     parser.add_argument("--pack", required=True, help="its pack, by name or folder")
     parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
-    parser.add_argument("--temperatures", type=numbers, default=[0.5, 0.8], help="beside its own; default: 0.5,0.8")
+    parser.add_argument(
+        "--temperatures", type=temperatures, default=[0.5, 0.8], help="beside its own; default: 0.5,0.8"
+    )
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--out", type=Path, default=Path("bench/results/pack-votes"))
     options = parser.parse_args(arguments)
@@ -119,33 +145,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for temperature in options.temperatures:
             if temperature not in pools:
                 pools[temperature] = draw(engine, pack, records, temperature, count)
+            compare(records, right, budget, pools, options.out)
+    except KeyboardInterrupt:
+        print("Stopped; the temperatures that were finished are written.", file=sys.stderr)
+        return INTERRUPTED
     except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)
         return 2
-    lines = [
-        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples | its tokens | LoRID fallback less the vote, points |",
-        "|---|---|---|---|---|---|",
-    ]
-    found: dict[str, Any] = {}
-    for temperature, pool in sorted(pools.items()):
-        vote = Vote.of(questions, pool, budget)
-        voted = vote.after(vote.taken)
-        one, many = interval(vote.after(1)), interval(voted)
-        less = interval(a - b for a, b in zip(right, voted, strict=True))
-        shown = " | ".join(map(_points, (one, many)))
-        tokens = vote.tokens[vote.taken - 1]
-        lines.append(f"| {temperature:g} | {shown} | {vote.taken} | {tokens:.0f} | {_points(less)} |")
-        spent = {"samples": vote.taken, "tokens": tokens}
-        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, **spent, "fallback_less": less}
-    fallback = interval(right)
-    about = f"{len(questions)} questions of {records.settings['data']}, seed {records.settings['seed']}"
-    lines += ["", f"{about}; LoRID's fallback {_points(fallback)} at {budget:.0f} tokens."]
-    write_result(options.out, {"settings": records.settings, "fallback": fallback, "votes": found}, "\n".join(lines))
     return 0
-
-
-def _points(found: Mapping[str, float]) -> str:
-    return f"{100 * found['value']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
 
 
 if __name__ == "__main__":

@@ -8,14 +8,11 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
-import pytest
-
 from fakes import byte_tokenizer
 from lorid_engine.train.examples import read_training_set
 from test_examples import FORM
 
 FOLDER = Path(__file__).parents[2] / "bench" / "packs"
-pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="needs the source tree")
 sys.path.insert(0, str(FOLDER))
 STEP = re.compile(r"([\d.]+) ([-+*/]) ([\d.]+) = <<([\d.]+)([-+*/])([\d.]+)=([\d.]+)>>([\d.]*\d)")
 COUNT = 3400
