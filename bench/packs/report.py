@@ -21,8 +21,7 @@ from evaluate import SETS, SHOTS
 
 from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.errors import DataError, LoridError
-from lorid_engine.evaluation.evaluate import Evaluated
-from lorid_engine.evaluation.problems import Problem
+from lorid_engine.evaluation.evaluate import is_complete
 from lorid_engine.evaluation.results import Records, read_results
 from lorid_engine.evaluation.scores import build_report, interval, right_by_way
 from lorid_engine.plots import Panel, write_plot
@@ -111,12 +110,6 @@ def read_set(work: Path, name: str) -> SetResult | None:
         settings={key: value for key, value in runs[0].settings.items() if key != "seed"},
         machine=runs[0].runs[0]["machine"],
     )
-
-
-def is_complete(records: Records) -> bool:
-    """Whether a results file has all of its questions, greedy roles and samples."""
-    found = [Problem(index, each["question"], each["gold"]) for index, each in records.questions.items()]
-    return len(found) == records.settings["limit"] and Evaluated(found, records).is_complete(baselines=True)
 
 
 def _expect_same(records: Records, first: Records) -> None:

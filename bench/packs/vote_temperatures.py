@@ -17,10 +17,10 @@ from statistics import fmean
 from typing import Any
 
 from evaluate import INTERRUPTED, KV_MEMORY, ROWS
-from report import is_complete
 
 from lorid_engine import Engine, env
 from lorid_engine.errors import DataError, LoridError
+from lorid_engine.evaluation.evaluate import is_complete
 from lorid_engine.evaluation.results import Records, read_results
 from lorid_engine.evaluation.scores import IrSample, Vote, interval, right_by_way, samples_so_far, solver_tokens
 from lorid_engine.solver.base_source import FolderSource, resolve_base

@@ -167,6 +167,12 @@ class Evaluated:
         }
 
 
+def is_complete(records: Records) -> bool:
+    """Whether a results file that was started with a limit has as many questions, and all baselines of them."""
+    found = [Problem(index, each["question"], each["gold"]) for index, each in records.questions.items()]
+    return len(found) == records.settings["limit"] and Evaluated(found, records).is_complete(baselines=True)
+
+
 class Evaluation(Evaluated):
     """Runs what a results file lacks, and records it as it comes: each question of the loop, each group of greedy roles, each
     question's samples of a wave.
