@@ -22,7 +22,7 @@ from evaluate import SETS, SHOTS
 from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.errors import DataError, LoridError
 from lorid_engine.evaluation.evaluate import is_complete
-from lorid_engine.evaluation.results import Records, read_results
+from lorid_engine.evaluation.results import Records, expect_same_but_seed, read_results
 from lorid_engine.evaluation.scores import build_report, interval, right_by_way
 from lorid_engine.plots import Panel, write_plot
 
@@ -86,7 +86,7 @@ def read_set(work: Path, name: str) -> SetResult | None:
             continue
         records.questions = dict(sorted(records.questions.items()))
         if runs:
-            _expect_same(records, runs[0])
+            expect_same_but_seed(records, runs[0])
         runs.append(records)
     if not runs:
         return None
@@ -110,13 +110,6 @@ def read_set(work: Path, name: str) -> SetResult | None:
         settings={key: value for key, value in runs[0].settings.items() if key != "seed"},
         machine=runs[0].runs[0]["machine"],
     )
-
-
-def _expect_same(records: Records, first: Records) -> None:
-    keys = (first.settings.keys() | records.settings.keys()) - {"seed"}
-    different = sorted(key for key in keys if first.settings.get(key) != records.settings.get(key))
-    if different or first.questions.keys() != records.questions.keys():
-        raise DataError(f"{records.path} differs from {first.path} in {', '.join(different) or 'its questions'}")
 
 
 def _read_base(path: Path, run: Records) -> list[float] | None:

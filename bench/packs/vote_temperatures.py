@@ -1,9 +1,11 @@
-"""A vote of IR's samples at other temperatures than the pack's, at the tokens that LoRID took: whether one was kept from winning.
+"""A vote of IR's samples, and the agreement of two IR streams, at other temperatures than the pack's: whether one of them was kept
+from winning.
 
-    python bench/packs/vote_temperatures.py runs/gsm8k-seed0.jsonl --pack my-pack --temperatures 0.5,0.8
+    python bench/packs/vote_temperatures.py runs/gsm8k-seed*.jsonl --pack my-pack --temperatures 0.5,0.8
 
-The results file is one of evaluate.py, of that pack; its questions, seed and LoRID's answers are taken, and its samples for the pack's own
-temperature. On another kind of device than its own, samples differ by rounding.
+The results files are evaluate.py's, of that pack, each with another seed; their questions and LoRID's answers are taken, and their
+samples for the pack's own temperature. WORK gets a file of samples for each seed and temperature; the same command goes on where it
+stopped. On another kind of device than the files' own, samples differ by rounding.
 """
 
 from __future__ import annotations
@@ -12,46 +14,96 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from evaluate import INTERRUPTED, KV_MEMORY, ROWS
+from evaluate import INTERRUPTED, KV_MEMORY, ROWS, TitledProgress
+from rich.console import Console
 
 from lorid_engine import Engine, env
+from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.errors import DataError, LoridError
-from lorid_engine.evaluation.evaluate import is_complete
-from lorid_engine.evaluation.results import Records, read_results
-from lorid_engine.evaluation.scores import IrSample, Vote, interval, right_by_way, samples_so_far, solver_tokens
+from lorid_engine.evaluation.evaluate import BaselineSamples, extend_samples, is_complete
+from lorid_engine.evaluation.results import Records, ResultsFile, expect_same_but_seed, read_results
+from lorid_engine.evaluation.scores import (
+    IrSample,
+    Vote,
+    interval,
+    ir_agreement,
+    right_by_way,
+    samples_so_far,
+    solver_tokens,
+)
 from lorid_engine.solver.base_source import FolderSource, resolve_base
 from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.packs import load_pack
-from lorid_engine.solver.role_requests import RoleJob, draw_samples
+from lorid_engine.solver.role_requests import draw_samples
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import percent, write_result
 
-Pools = Mapping[int, list[IrSample]]  # samples of each question, in order
+Pools = dict[int, list[IrSample]]  # each question's samples, in order
 
 
-def read(path: Path, pack: Pack) -> Records:
-    """A complete evaluation of this pack.
+@dataclass(frozen=True)
+class Found:
+    """What one seed's samples of one temperature came to, within LoRID's tokens.
+
+    Attributes:
+        one, vote, agreement: whether one sample, the vote and IR-IR are right on each question.
+        samples: of the vote.
+        vote_tokens, agreement_tokens: means of a question.
+    """
+
+    one: list[float]
+    vote: list[float]
+    agreement: list[float]
+    samples: int
+    vote_tokens: float
+    agreement_tokens: float
+
+    @classmethod
+    def of(cls, records: Records, pools: Pools) -> Found:
+        budget = solver_tokens(records.questions)
+        vote = Vote.of(records.questions, pools, budget)
+        curve, rounds = ir_agreement(records.questions, pools, budget)
+        agreed = [float(outcome.right) for outcome in curve.at(rounds)]
+        tokens = vote.tokens[vote.taken - 1], curve.tokens[rounds - 1]
+        return cls(vote.after(1), vote.after(vote.taken), agreed, vote.taken, *tokens)
+
+
+def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
+    """Complete evaluations of this pack, which differ in their seeds only.
 
     Raises:
-        DataError: it is another pack's, or with other sampling, or lacks questions or baselines.
+        DataError: one is another pack's, or with other sampling, or lacks questions or baselines, or a seed is there twice.
     """
-    records = read_results(path)
-    kept = records.settings
-    own = {"pack": pack.name, "calculator": pack.calculator, "IR's sampling": pack.sampling_for("ir")}
-    found = {"pack": kept["pack"], "calculator": kept.get("calculator", False), "IR's sampling": kept["sampling"]["ir"]}
-    if different := [name for name, value in own.items() if found[name] != value]:
-        name = different[0]
-        raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack that it is of")
-    if not records.questions or not is_complete(records):
-        raise DataError(f"{path} is not complete; give its command again")
-    if any("error" in record for record in records.questions.values()):
-        raise DataError(f"{path} has questions that ended in an error; there is no vote on those")
-    return records
+    runs: list[Records] = []
+    for path in paths:
+        records = read_results(path)
+        kept = records.settings
+        own = {"pack": pack.name, "calculator": pack.calculator, "IR's sampling": pack.sampling_for("ir")}
+        found = {
+            "pack": kept["pack"],
+            "calculator": kept.get("calculator", False),
+            "IR's sampling": kept["sampling"]["ir"],
+        }
+        if different := [name for name, value in own.items() if found[name] != value]:
+            name = different[0]
+            raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack that it is of")
+        if not records.questions or not is_complete(records):
+            raise DataError(f"{path} is not complete; give its command again")
+        if any("error" in record for record in records.questions.values()):
+            raise DataError(f"{path} has questions that ended in an error; there is no vote on those")
+        records.questions = dict(sorted(records.questions.items()))
+        if runs:
+            expect_same_but_seed(records, runs[0])
+        if kept["seed"] in (run.settings["seed"] for run in runs):
+            raise DataError(f"{path} has seed {kept['seed']} a second time; give one file of each seed")
+        runs.append(records)
+    return runs
 
 
 def temperatures(text: str) -> list[float]:
@@ -69,67 +121,112 @@ def temperatures(text: str) -> list[float]:
     return found
 
 
-def draw(engine: Engine, pack: Pack, records: Records, temperature: float, count: int) -> Pools:
-    """So many of IR's samples of every question."""
-    numbers = range(1, count + 1)
-    found: dict[tuple[int, int], IrSample] = {}
-    jobs = (
-        RoleJob(record["question"], "ir", number, owner=index)
-        for index, record in records.questions.items()
-        for number in numbers
-    )
-    for job, sample in draw_samples(engine, pack, jobs, records.settings["seed"], {"temperature": temperature}):
-        if sample.note:
-            raise DataError(f"IR could not answer {job.question[:60]!r}: {sample.note}")
-        found[job.owner, job.round] = IrSample(sample.answer, len(sample.token_ids))
-        if len(found) % (100 * count) == 0:
-            print(f"{temperature:g}: {len(found) // count} questions' samples", file=sys.stderr, flush=True)
-    return {index: [found[index, number] for number in numbers] for index in records.questions}
+@dataclass(frozen=True)
+class Drawer:
+    """Draws what is missing of IR's samples, and keeps them.
+
+    Attributes:
+        work: folder of the files of samples.
+        device: cpu or cuda.
+    """
+
+    engine: Engine
+    pack: Pack
+    work: Path
+    device: str
+    progress: TitledProgress
+
+    def pools(self, run: Records, temperature: float) -> Pools:
+        """All samples of a run's questions that a vote and IR-IR may have."""
+        machine, overrides = machine_facts(None), {"temperature": temperature}
+        computes = "cuda" if self.device == "cuda" else machine["instruction set"]
+        settings = run.settings | {"instruction_set": computes}
+        settings["sampling"] = {"ir": self.pack.sampling_for("ir", overrides)}
+        seed, left = run.settings["seed"], BaselineSamples(run.settings)
+        path = self.work / f"{run.path.stem}-ir-{temperature:g}.jsonl"
+        with ResultsFile(path, settings, machine) as results:
+            self.progress.title = f"{run.path.stem}, IR at {temperature:g}"
+            self.progress.stage("samples", 0, 0)
+            while wanted := left.wanted(run.questions, pools := pools_of(run, results.samples)):
+                extend_samples(
+                    results,
+                    run.questions,
+                    pools,
+                    wanted,
+                    lambda jobs: draw_samples(self.engine, self.pack, jobs, seed, overrides),
+                    self.progress,
+                )
+            return pools
 
 
-def compare(records: Records, right: Sequence[float], budget: float, pools: Mapping[float, Pools], out: Path) -> None:
-    """Writes the votes of what has been drawn so far beside LoRID's answers, which are right or not."""
-    questions = records.questions
+def pools_of(run: Records, samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Pools:
+    """The samples of a file of samples, by the run's questions."""
+    return {
+        index: [IrSample(sample["answer"], sample["tokens"]) for sample in samples.get(index, ())]
+        for index in run.questions
+    }
+
+
+def mean_rights(rights: Sequence[Sequence[float]]) -> list[float]:
+    """Each question's mean over the seeds."""
+    return [fmean(each) for each in zip(*rights, strict=True)]
+
+
+def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out: Path) -> None:
+    """Writes what has been found so far beside LoRID's answers; intervals are over questions."""
+    right = mean_rights([right_by_way(run.questions, run.greedy, run.samples)["fallback"] for run in runs])
     lines = [
-        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples | its tokens | LoRID fallback less the vote, points |",
-        "|---|---|---|---|---|---|",
+        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples, tokens | IR-IR, % | its tokens "
+        "| LoRID fallback less the vote, points | less IR-IR |",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    found: dict[str, Any] = {}
-    for temperature, pool in sorted(pools.items()):
-        vote = Vote.of(questions, pool, budget)
-        voted = vote.after(vote.taken)
-        one, many = interval(vote.after(1)), interval(voted)
-        less = interval(a - b for a, b in zip(right, voted, strict=True))
-        shown = " | ".join(map(percent, (one, many)))
-        tokens = vote.tokens[vote.taken - 1]
-        lines.append(f"| {temperature:g} | {shown} | {vote.taken} | {tokens:.0f} | {percent(less)} |")
-        spent = {"samples": vote.taken, "tokens": tokens}
-        found[f"{temperature:g}"] = {"one_sample": one, "vote": many, **spent, "fallback_less": less}
-    fallback = interval(right)
-    about = f"{len(questions)} questions of {records.settings['data']}, seed {records.settings['seed']}"
+    result: dict[str, Any] = {}
+    for temperature, seeds in sorted(found.items()):
+        ways = {way: mean_rights([getattr(seed, way) for seed in seeds]) for way in ("one", "vote", "agreement")}
+        less = {way: interval(a - b for a, b in zip(right, ways[way], strict=True)) for way in ("vote", "agreement")}
+        shares = {way: interval(rights) for way, rights in ways.items()}
+        samples = fmean(seed.samples for seed in seeds)
+        tokens = fmean(seed.vote_tokens for seed in seeds), fmean(seed.agreement_tokens for seed in seeds)
+        lines.append(
+            f"| {temperature:g} | {percent(shares['one'])} | {percent(shares['vote'])} | {samples:.1f}, {tokens[0]:.0f} "
+            f"| {percent(shares['agreement'])} | {tokens[1]:.0f} | {percent(less['vote'])} | {percent(less['agreement'])} |"
+        )
+        result[f"{temperature:g}"] = {
+            "one_sample": shares["one"],
+            "vote": {**shares["vote"], "by_seed": [fmean(seed.vote) for seed in seeds]},
+            "vote_samples": samples,
+            "vote_tokens": tokens[0],
+            "ir_ir": {**shares["agreement"], "by_seed": [fmean(seed.agreement) for seed in seeds]},
+            "ir_ir_tokens": tokens[1],
+            "fallback_less_vote": less["vote"],
+            "fallback_less_ir_ir": less["agreement"],
+        }
+    fallback, budget = interval(right), fmean(solver_tokens(run.questions) for run in runs)
+    seeds_shown = ", ".join(str(run.settings["seed"]) for run in runs)
+    about = f"{len(right)} questions of {runs[0].settings['data']}, seeds {seeds_shown}"
     lines += ["", f"{about}; LoRID's fallback {percent(fallback)} at {budget:.0f} tokens."]
-    write_result(out, {"settings": records.settings, "fallback": fallback, "votes": found}, "\n".join(lines))
+    settings = {key: value for key, value in runs[0].settings.items() if key != "seed"}
+    settings["seeds"] = [run.settings["seed"] for run in runs]
+    write_result(out, {"settings": settings, "fallback": fallback, "temperatures": result}, "\n".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draws, compares and writes; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="a results file with baselines")
-    parser.add_argument("--pack", required=True, help="its pack, by name or folder")
+    parser.add_argument("results", type=Path, nargs="+", help="results files with baselines, one for each seed")
+    parser.add_argument("--pack", required=True, help="their pack, by name or folder")
     parser.add_argument("--base", type=Path, help="folder or .gguf file of its base; default: as the pack says")
     parser.add_argument(
         "--temperatures", type=temperatures, default=[0.5, 0.8], help="beside its own; default: 0.5,0.8"
     )
     parser.add_argument("--device", default="cpu", choices=ROWS)
+    parser.add_argument("--work", type=Path, required=True, help="folder of the files of samples")
     parser.add_argument("--out", type=Path, default=Path("bench/results/pack-votes"))
     options = parser.parse_args(arguments)
     try:
         pack = load_pack(options.pack)
-        records = read(options.results, pack)
-        questions, budget = records.questions, solver_tokens(records.questions)
-        right = right_by_way(questions, records.greedy, records.samples)["fallback"]
-        own = {index: samples_so_far(record, records.samples.get(index, ())) for index, record in questions.items()}
-        count = math.floor(budget / fmean(sample.tokens for pool in own.values() for sample in pool)) + 1
+        runs = read_runs(options.results, pack)
+        options.work.mkdir(parents=True, exist_ok=True)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         rows = ROWS[options.device]
         engine = Engine(
@@ -141,13 +238,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             kv_memory=KV_MEMORY[options.device],
             active_adapters=1,
         )
-        pools: dict[float, Pools] = {float(pack.sampling_for("ir")["temperature"]): own}
-        for temperature in options.temperatures:
-            if temperature not in pools:
-                pools[temperature] = draw(engine, pack, records, temperature, count)
-            compare(records, right, budget, pools, options.out)
+        own = [
+            {index: samples_so_far(each, run.samples.get(index, ())) for index, each in run.questions.items()}
+            for run in runs
+        ]
+        found = {
+            float(pack.sampling_for("ir")["temperature"]): [Found.of(*each) for each in zip(runs, own, strict=True)]
+        }
+        with TitledProgress(Console(stderr=True, highlight=False)) as progress:
+            drawer = Drawer(engine, pack, options.work, options.device, progress)
+            for temperature in options.temperatures:
+                if temperature not in found:
+                    found[temperature] = [Found.of(run, drawer.pools(run, temperature)) for run in runs]
+                compare(runs, found, options.out)
     except KeyboardInterrupt:
-        print("Stopped; the temperatures that were finished are written.", file=sys.stderr)
+        print("Stopped; the same command goes on.", file=sys.stderr)
         return INTERRUPTED
     except (LoridError, OSError) as error:
         print(f"{Path(__file__).name}: {error}", file=sys.stderr)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from lorid_engine.evaluation.results import Records, ResultsFile
 from lorid_engine.evaluation.scores import (
     IrSample,
     Outcome,
+    Record,
     agreement_curve,
     build_report,
     is_right,
@@ -29,6 +31,8 @@ from lorid_engine.solver import Pack, Sample, Solution, Solver, SolverConfig
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
 _WAVE = 4  # IR samples that are drawn at once of a question whose number is not known beforehand
+Pools = Mapping[int, Sequence[IrSample]]  # each question's IR samples, in order
+Draw = Callable[[Iterator[RoleJob]], Iterator[tuple[RoleJob, Sample]]]
 
 
 class Watch(Protocol):
@@ -93,6 +97,56 @@ def evaluation_settings(
     }
 
 
+class BaselineSamples:
+    """Says which IR samples a vote and IR-IR lack, until each of them has cost what the solver did.
+
+    Args:
+        settings: of the results file of the solver's answers.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self._settings = settings
+        self._replayed: dict[int, tuple[int, list[Outcome]]] = {}  # IR-IR of each question, with so many samples
+
+    def wanted(self, questions: Mapping[int, Record], pools: Pools) -> dict[int, int]:
+        """How many IR samples which questions should have next; empty when there are enough.
+
+        The vote comes first: each question has equally many. Then IR-IR: those go on that do not agree yet. The rounds of the
+        solver count as the first samples of its own temperature: the draws of a (seed, question, role, round) are the same.
+
+        Args:
+            questions: the solver's, by number.
+            pools: their samples so far.
+        """
+        if not (budget := solver_tokens(questions)):
+            return {}
+        most = most_samples(self._settings)
+        if not any(pools.values()):
+            return dict.fromkeys(pools, min(most, _WAVE))
+        each = min(map(len, pools.values()))
+        spent = vote_tokens(pools, each)
+        if spent <= budget and each < most:
+            drawn = [sample.tokens for pool in pools.values() for sample in pool]
+            per_sample = max(sum(drawn) / max(len(drawn), 1), budget / most)
+            wanted = min(most, max(each + 1, math.floor(budget / per_sample)))
+            return {index: wanted for index, pool in pools.items() if len(pool) < wanted}
+        outcomes = {index: self._replay(index, pool, questions[index]["gold"]) for index, pool in pools.items()}
+        curve = agreement_curve(outcomes)
+        least = min(curve.undecided.values(), default=most)
+        if 2 * least + 2 > most or (curve.tokens and curve.tokens[-1] > budget):
+            return {}
+        wanted = min(most, 2 * least + _WAVE)
+        return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
+
+    def _replay(self, index: int, pool: Sequence[IrSample], gold: str) -> list[Outcome]:
+        """IR-IR of one question; once it agrees, more samples change nothing."""
+        held = self._replayed.get(index)
+        if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
+            held = len(pool), replay_ir(pool, gold)
+            self._replayed[index] = held
+        return held[1]
+
+
 class Evaluated:
     """What there is of an evaluation, and what it lacks.
 
@@ -106,7 +160,7 @@ class Evaluated:
 
     def __init__(self, problems: Sequence[Problem], records: Records) -> None:
         self._problems, self._records = problems, records
-        self._replayed: dict[int, tuple[int, list[Outcome]]] = {}  # IR-IR of each question, with so many samples
+        self._samples = BaselineSamples(records.settings)
         known = {problem.index: (problem.question, problem.gold) for problem in problems}
         for index, record in records.questions.items():
             if known.get(index) != (record["question"], record["gold"]):
@@ -129,36 +183,7 @@ class Evaluated:
         return [problem for problem in self._problems if problem.index not in records]
 
     def _next_samples(self) -> dict[int, int]:
-        """How many IR samples which questions should have next; empty when the baselines have cost what the solver did.
-
-        The vote comes first: each question has equally many. Then IR-IR: those go on that do not agree yet. The rounds of the
-        solver count as the first samples: the draws of a (seed, question, role, round) are the same.
-        """
-        questions, most = self._records.questions, most_samples(self._records.settings)
-        budget, pools = solver_tokens(questions), self._pools()
-        if not budget:
-            return {}
-        each = min(map(len, pools.values()))
-        spent = vote_tokens(pools, each)
-        if spent <= budget and each < most:
-            drawn = [sample.tokens for pool in pools.values() for sample in pool]
-            per_sample = max(sum(drawn) / max(len(drawn), 1), budget / most)
-            wanted = min(most, max(each + 1, math.floor(budget / per_sample)))
-            return {index: wanted for index, pool in pools.items() if len(pool) < wanted}
-        curve = agreement_curve({index: self._replay(index, pool) for index, pool in pools.items()})
-        least = min(curve.undecided.values(), default=most)
-        if 2 * least + 2 > most or (curve.tokens and curve.tokens[-1] > budget):
-            return {}
-        wanted = min(most, 2 * least + _WAVE)
-        return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
-
-    def _replay(self, index: int, pool: Sequence[IrSample]) -> list[Outcome]:
-        """IR-IR of one question; once it agrees, more samples change nothing."""
-        held = self._replayed.get(index)
-        if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
-            held = len(pool), replay_ir(pool, self._records.questions[index]["gold"])
-            self._replayed[index] = held
-        return held[1]
+        return self._samples.wanted(self._records.questions, self._pools())
 
     def _pools(self) -> dict[int, list[IrSample]]:
         return {
@@ -200,7 +225,9 @@ class Evaluation(Evaluated):
             self._run_greedy(solver, watch)
             watch.stage("IR samples", 0, 0)
             while wanted := self._next_samples():
-                self._extend(wanted, solver, watch)
+                extend_samples(
+                    self._results, self._results.questions, self._pools(), wanted, partial(_draw, solver), watch
+                )
 
     def _run_solver(self, solver: Solver, watch: Watch) -> None:
         results, left = self._results, self._left(self._results.questions)
@@ -229,25 +256,36 @@ class Evaluation(Evaluated):
             self._results.append({"record": "greedy", "index": problem.index, **shown})
             watch.item(sum(len(sample.token_ids) for sample in roles.values()))
 
-    def _extend(self, wanted: dict[int, int], solver: Solver, watch: Watch) -> None:
-        """Draws IR samples until these questions have so many, and records each question's as soon as they are there."""
-        questions, drawn = self._results.questions, self._results.samples
-        begins = {index: len(samples_so_far(questions[index], drawn.get(index, []))) for index in wanted}
-        jobs = (
-            RoleJob(questions[index]["question"], "ir", number, owner=index)
-            for index, end in wanted.items()
-            for number in range(begins[index] + 1, end + 1)
-        )
-        arrived: dict[int, dict[int, Sample]] = {index: {} for index in wanted}
-        for job, sample in _draw(solver, jobs):
-            index = job.owner
-            arrived[index][job.round] = sample
-            watch.item(len(sample.token_ids))
-            if len(arrived[index]) == wanted[index] - begins[index]:
-                samples = [arrived[index][number] for number in range(begins[index] + 1, wanted[index] + 1)]
-                shown = [{"answer": each.answer, "tokens": len(each.token_ids)} for each in samples]
-                first = len(drawn.get(index, []))
-                self._results.append({"record": "samples", "index": index, "first": first, "samples": shown})
+
+def extend_samples(
+    results: ResultsFile,
+    questions: Mapping[int, Record],
+    pools: Pools,
+    wanted: Mapping[int, int],
+    draw: Draw,
+    watch: Watch,
+) -> None:
+    """Draws IR samples until some questions have so many, and records each question's as soon as they are there.
+
+    Args:
+        questions, pools: as of BaselineSamples.wanted, whose answer is `wanted`.
+        draw: yields the sample of each job.
+    """
+    jobs = (
+        RoleJob(questions[index]["question"], "ir", number, owner=index)
+        for index, end in wanted.items()
+        for number in range(len(pools[index]) + 1, end + 1)
+    )
+    arrived: dict[int, dict[int, Sample]] = {index: {} for index in wanted}
+    for job, sample in draw(jobs):
+        index = job.owner
+        arrived[index][job.round] = sample
+        watch.item(len(sample.token_ids))
+        if len(arrived[index]) == wanted[index] - len(pools[index]):
+            samples = [each for _, each in sorted(arrived[index].items())]
+            shown = [{"answer": each.answer, "tokens": len(each.token_ids)} for each in samples]
+            first = len(results.samples.get(index, []))
+            results.append({"record": "samples", "index": index, "first": first, "samples": shown})
 
 
 def _draw(solver: Solver, jobs: Iterator[RoleJob], *, greedy: bool = False) -> Iterator[tuple[RoleJob, Sample]]:

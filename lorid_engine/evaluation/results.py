@@ -148,6 +148,18 @@ def _bytes_of(path: Path) -> bytes:
         raise DataError(f"the results file {path} cannot be read: {error.strerror}") from None
 
 
+def expect_same_but_seed(records: Records, first: Records) -> None:
+    """Refuses two evaluations that differ in more than their seed.
+
+    Raises:
+        DataError: it names the settings that differ, or says that they have other questions.
+    """
+    keys = (first.settings.keys() | records.settings.keys()) - {"seed"}
+    different = sorted(key for key in keys if first.settings.get(key) != records.settings.get(key))
+    if different or first.questions.keys() != records.questions.keys():
+        raise DataError(f"{records.path} differs from {first.path} in {', '.join(different) or 'its questions'}")
+
+
 class ResultsFile(Records):
     """A results file that this process alone writes.
 

@@ -236,7 +236,7 @@ class Vote:
         return [row[count - 1] for row in self.right]
 
 
-def _ir_agreement(
+def ir_agreement(
     questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
 ) -> tuple[AgreementCurve, int]:
     """IR-IR, and how many of its rounds are within the budget."""
@@ -293,7 +293,7 @@ def right_by_way(
     if budget := solver_tokens(questions):
         pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
         vote = Vote.of(questions, pools, budget)
-        curve, taken = _ir_agreement(questions, pools, budget)
+        curve, taken = ir_agreement(questions, pools, budget)
         found |= {"ir_sample": vote.after(1), "vote": vote.after(vote.taken)}
         found["ir_ir"] = _score(curve.at(taken), "fallback")
     return found
@@ -341,5 +341,5 @@ def build_report(
     budget = report["lorid"]["tokens_per_question"]
     if budget:  # else every question ended in an error, and nothing is compared
         report["ir_vote"] = _vote_report(Vote.of(questions, pools, budget), budget)
-        report["ir_ir"] = _ir_agreement_report(*_ir_agreement(questions, pools, budget), budget)
+        report["ir_ir"] = _ir_agreement_report(*ir_agreement(questions, pools, budget), budget)
     return report
