@@ -37,11 +37,15 @@ WAYS = {
     "dr_greedy": "DR greedy, with KG's greedy rules",
     "vote": "vote of IR samples, at LoRID's tokens",
     "ir_ir": "IR-IR agreement, within LoRID's tokens",
+    "fallback_at_ir_ir": "LoRID fallback, stopped within IR-IR's tokens",
     "strict_any": "LoRID strict_any",
     "strict": "LoRID strict",
     "fallback": "LoRID fallback",
 }
 OTHERS = ("base_0", "base_8", "ir_greedy", "ir_sample", "dr_greedy", "vote", "ir_ir")  # that fallback is compared with
+LESS = {way: ("fallback", way, WAYS[way]) for way in OTHERS} | {  # which way less which other, and how that is called
+    "ir_ir_at_its_tokens": ("fallback_at_ir_ir", "ir_ir", "IR-IR agreement, LoRID stopped within its tokens"),
+}
 ROUND_GROUPS = (1, 2, 3, 5, 9, 17, 33, 65, 129)  # each up to the next
 Rights = dict[str, list[float]]
 
@@ -133,13 +137,19 @@ def _read_base(path: Path, run: Records) -> list[float] | None:
 
 
 def differences(result: SetResult) -> dict[str, dict[str, float]]:
-    """Fallback less each other way: the mean of the questions' differences, with its interval."""
-    fallback = result.rights["fallback"]
+    """Those of LESS that there are: the mean of the questions' differences, with its interval."""
+    rights = result.rights
     return {
-        way: interval(a - b for a, b in zip(fallback, result.rights[way], strict=True))
-        for way in OTHERS
-        if way in result.rights
+        name: interval(a - b for a, b in zip(rights[way], rights[other], strict=True))
+        for name, (way, other, _) in LESS.items()
+        if way in rights and other in rights
     }
+
+
+def stopped_tokens(report: Mapping[str, Any]) -> float:
+    """LoRID's tokens of a question where it is stopped within IR-IR's; its first round's where they are more."""
+    tokens = [point["tokens"] for point in report["lorid"]["curve"]]
+    return max((each for each in tokens if each <= report["ir_ir"]["tokens_per_question"]), default=tokens[0])
 
 
 def agreed_by_round(result: SetResult) -> list[dict[str, Any]]:
@@ -196,6 +206,8 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
     ):
         values = (mean(report[part][key] for report in result.reports) for result in results.values())
         yield f"| {title} | {' | '.join(f'{value:.1f}' for value in values)} |"
+    values = (mean(map(stopped_tokens, result.reports)) for result in results.values())
+    yield f"| LoRID's tokens, stopped within those | {' | '.join(f'{value:.1f}' for value in values)} |"
     yield ""
     yield from header("fallback of each seed, %")
     cells = [_list(f"{100 * each:.1f}" for each in result.by_seed["fallback"]) for result in results.values()]
@@ -203,9 +215,9 @@ def _lines(results: Mapping[str, SetResult], out: Path) -> Iterator[str]:
     yield ""
     yield from header("LoRID fallback less, points (95 % interval)")
     shown = {name: differences(result) for name, result in results.items()}
-    for way in OTHERS:
-        cells = [percent(found[way]) if way in found else "-" for found in shown.values()]
-        yield f"| {WAYS[way]} | {' | '.join(cells)} |"
+    for name, (_, _, title) in LESS.items():
+        cells = [percent(found[name]) if name in found else "-" for found in shown.values()]
+        yield f"| {title} | {' | '.join(cells)} |"
     yield ""
     yield from header("agreed answers that are right, % (how many agreed), by round of agreement")
     most = max(int(result.settings["max_rounds"]) for result in results.values())

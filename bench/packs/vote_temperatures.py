@@ -31,9 +31,10 @@ from lorid_engine.evaluation.scores import (
     IrSample,
     Vote,
     interval,
-    ir_agreement,
+    ir_curve,
     right_by_way,
     samples_so_far,
+    solver_curve,
     solver_tokens,
 )
 from lorid_engine.solver.base_source import FolderSource, resolve_base
@@ -44,6 +45,8 @@ from lorid_engine.solver.role_requests import draw_samples
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import percent, write_result
 
+WAYS = ("one", "vote", "agreement", "stopped")  # of Found
+SPENT = ("samples", "vote_tokens", "agreement_tokens", "stopped_tokens")
 Pools = dict[int, list[IrSample]]  # each question's samples, in order
 
 
@@ -53,25 +56,28 @@ class Found:
 
     Attributes:
         one, vote, agreement: whether one sample, the vote and IR-IR are right on each question.
+        stopped: whether LoRID is, with so few rounds that it takes no more tokens than IR-IR, which ends where it agrees.
         samples: of the vote.
-        vote_tokens, agreement_tokens: means of a question.
+        vote_tokens, agreement_tokens, stopped_tokens: means of a question.
     """
 
     one: list[float]
     vote: list[float]
     agreement: list[float]
+    stopped: list[float]
     samples: int
     vote_tokens: float
     agreement_tokens: float
+    stopped_tokens: float
 
     @classmethod
-    def of(cls, records: Records, pools: Pools) -> Found:
-        budget = solver_tokens(records.questions)
-        vote = Vote.of(records.questions, pools, budget)
-        curve, rounds = ir_agreement(records.questions, pools, budget)
-        agreed = [float(outcome.right) for outcome in curve.at(rounds)]
-        tokens = vote.tokens[vote.taken - 1], curve.tokens[rounds - 1]
-        return cls(vote.after(1), vote.after(vote.taken), agreed, vote.taken, *tokens)
+    def of(cls, run: Records, pools: Pools) -> Found:
+        budget = solver_tokens(run.questions)
+        vote = Vote.of(run.questions, pools, budget)
+        agreement, agreement_tokens = ir_curve(run.questions, pools).right_within(budget)
+        stopped, stopped_tokens = solver_curve(run.questions).right_within(agreement_tokens)
+        rights = vote.after(1), vote.after(vote.taken), agreement, stopped
+        return cls(*rights, vote.taken, vote.tokens[vote.taken - 1], agreement_tokens, stopped_tokens)
 
 
 def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
@@ -172,35 +178,43 @@ def mean_rights(rights: Sequence[Sequence[float]]) -> list[float]:
     return [fmean(each) for each in zip(*rights, strict=True)]
 
 
+def by_seed(seeds: Sequence[Found], way: str) -> list[float]:
+    """A way's accuracy with each seed."""
+    return [fmean(getattr(seed, way)) for seed in seeds]
+
+
 def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out: Path) -> None:
     """Writes what has been found so far beside LoRID's answers; intervals are over questions."""
     right = mean_rights([right_by_way(run.questions, run.greedy, run.samples)["fallback"] for run in runs])
     lines = [
-        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples, tokens | IR-IR, % | its tokens "
-        "| LoRID fallback less the vote, points | less IR-IR |",
-        "|---|---|---|---|---|---|---|---|",
+        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples, tokens | LoRID fallback less the vote, points "
+        "| IR-IR, % | its tokens | LoRID fallback less IR-IR | LoRID stopped at IR-IR's tokens, less IR-IR |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     result: dict[str, Any] = {}
     for temperature, seeds in sorted(found.items()):
-        ways = {way: mean_rights([getattr(seed, way) for seed in seeds]) for way in ("one", "vote", "agreement")}
-        less = {way: interval(a - b for a, b in zip(right, ways[way], strict=True)) for way in ("vote", "agreement")}
-        shares = {way: interval(rights) for way, rights in ways.items()}
-        samples = fmean(seed.samples for seed in seeds)
-        tokens = fmean(seed.vote_tokens for seed in seeds), fmean(seed.agreement_tokens for seed in seeds)
-        lines.append(
-            f"| {temperature:g} | {percent(shares['one'])} | {percent(shares['vote'])} | {samples:.1f}, {tokens[0]:.0f} "
-            f"| {percent(shares['agreement'])} | {tokens[1]:.0f} | {percent(less['vote'])} | {percent(less['agreement'])} |"
-        )
-        result[f"{temperature:g}"] = {
-            "one_sample": shares["one"],
-            "vote": {**shares["vote"], "by_seed": [fmean(seed.vote) for seed in seeds]},
-            "vote_samples": samples,
-            "vote_tokens": tokens[0],
-            "ir_ir": {**shares["agreement"], "by_seed": [fmean(seed.agreement) for seed in seeds]},
-            "ir_ir_tokens": tokens[1],
-            "fallback_less_vote": less["vote"],
-            "fallback_less_ir_ir": less["agreement"],
+        ways = {way: mean_rights([getattr(seed, way) for seed in seeds]) for way in WAYS}
+        shares = {way: {**interval(rights), "by_seed": by_seed(seeds, way)} for way, rights in ways.items()}
+        means = {name: fmean(getattr(seed, name) for seed in seeds) for name in SPENT}
+        pairs = {
+            "fallback_less_vote": (right, ways["vote"]),
+            "fallback_less_agreement": (right, ways["agreement"]),
+            "stopped_less_agreement": (ways["stopped"], ways["agreement"]),
         }
+        less = {name: interval(a - b for a, b in zip(*pair, strict=True)) for name, pair in pairs.items()}
+        result[f"{temperature:g}"] = shares | means | less
+        cells = [
+            f"{temperature:g}",
+            percent(shares["one"]),
+            percent(shares["vote"]),
+            f"{means['samples']:.1f}, {means['vote_tokens']:.0f}",
+            percent(less["fallback_less_vote"]),
+            percent(shares["agreement"]),
+            f"{means['agreement_tokens']:.0f}",
+            percent(less["fallback_less_agreement"]),
+            percent(less["stopped_less_agreement"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     fallback, budget = interval(right), fmean(solver_tokens(run.questions) for run in runs)
     seeds_shown = ", ".join(str(run.settings["seed"]) for run in runs)
     about = f"{len(right)} questions of {runs[0].settings['data']}, seeds {seeds_shown}"

@@ -64,6 +64,15 @@ class AgreementCurve:
         """The questions' outcomes with at most so many rounds (from 1)."""
         return [rounds[min(limit, len(rounds)) - 1] if rounds else _NOTHING for rounds in self.outcomes.values()]
 
+    def right_within(self, budget: float) -> tuple[list[float], float]:
+        """Whether the questions' answers are right with as many rounds at most as cost so many mean tokens, at least 1.
+
+        Returns:
+            1 or 0 for each question, and the mean tokens that were spent.
+        """
+        limit = _within(self.tokens, budget)
+        return _score(self.at(limit), "fallback"), self.tokens[limit - 1]
+
 
 @functools.lru_cache(maxsize=1 << 16)
 def is_right(answer: str | None, gold: str) -> bool:
@@ -236,12 +245,9 @@ class Vote:
         return [row[count - 1] for row in self.right]
 
 
-def ir_agreement(
-    questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float
-) -> tuple[AgreementCurve, int]:
-    """IR-IR, and how many of its rounds are within the budget."""
-    curve = agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
-    return curve, _within(curve.tokens, budget)
+def ir_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> AgreementCurve:
+    """IR-IR over the questions' samples."""
+    return agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
 
 
 def _vote_report(vote: Vote, budget: float) -> dict[str, Any]:
@@ -259,7 +265,8 @@ def _vote_report(vote: Vote, budget: float) -> dict[str, Any]:
     }
 
 
-def _ir_agreement_report(curve: AgreementCurve, taken: int, budget: float) -> dict[str, Any]:
+def _ir_agreement_report(curve: AgreementCurve, budget: float) -> dict[str, Any]:
+    taken = _within(curve.tokens, budget)
     outcomes = curve.at(taken)
     return {
         "rounds_at_most": taken,
@@ -281,21 +288,23 @@ def right_by_way(
 
     Returns:
         1 or 0 for each question, in the order of `questions`: ir_greedy, dr_greedy, ir_sample; strict_any, strict and fallback
-        of the loop; vote and ir_ir (its fallback) at the loop's mean tokens.
+        of the loop; vote and ir_ir (its fallback) at the loop's mean tokens; fallback_at_ir_ir, the loop's with so few rounds
+        that it takes no more tokens than IR-IR, which ends where it agrees.
     """
     golds = {index: record["gold"] for index, record in questions.items()}
     found = {
         f"{role}_greedy": [float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items()]
         for role in ("ir", "dr")
     }
-    final = solver_curve(questions).at(_most_rounds(questions))
+    loop = solver_curve(questions)
+    final = loop.at(_most_rounds(questions))
     found |= {score: _score(final, score) for score in _SCORES}
     if budget := solver_tokens(questions):
         pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
         vote = Vote.of(questions, pools, budget)
-        curve, taken = ir_agreement(questions, pools, budget)
         found |= {"ir_sample": vote.after(1), "vote": vote.after(vote.taken)}
-        found["ir_ir"] = _score(curve.at(taken), "fallback")
+        found["ir_ir"], spent = ir_curve(questions, pools).right_within(budget)
+        found["fallback_at_ir_ir"], _ = loop.right_within(spent)
     return found
 
 
@@ -341,5 +350,5 @@ def build_report(
     budget = report["lorid"]["tokens_per_question"]
     if budget:  # else every question ended in an error, and nothing is compared
         report["ir_vote"] = _vote_report(Vote.of(questions, pools, budget), budget)
-        report["ir_ir"] = _ir_agreement_report(*ir_agreement(questions, pools, budget), budget)
+        report["ir_ir"] = _ir_agreement_report(ir_curve(questions, pools), budget)
     return report

@@ -75,6 +75,11 @@ def test_means_of_seeds_and_paired_differences(tmp_path: Path) -> None:
     # Question by question: fallback 1, 1/2, 1, 1/2 in the mean of the seeds; IR greedily 1, 1, 0, 0.
     assert gsm8k["fallback_less"]["ir_greedy"]["value"] == pytest.approx(0.25)
     assert gsm8k["fallback_less"]["ir_greedy"]["low"] < -0.2 and gsm8k["fallback_less"]["ir_greedy"]["high"] > 0.7
+    # The first seed's LoRID at IR-IR's 40 tokens: one round, 30. The second's at its IR-IR's 20: its one round of 30.
+    assert gsm8k["right"]["fallback_at_ir_ir"]["value"] == pytest.approx(0.75)
+    less = gsm8k["right"]["fallback_at_ir_ir"]["value"] - gsm8k["right"]["ir_ir"]["value"]
+    assert gsm8k["fallback_less"]["ir_ir_at_its_tokens"]["value"] == pytest.approx(less)
+    assert "| LoRID's tokens, stopped within those | 30.0 |" in (tmp_path / "out" / "eval.md").read_text()
     assert gsm8k["agreed_by_round"] == [
         {"rounds": [1, 1], "answers": 5, "value": 1.0, "low": 1.0, "high": 1.0},
         {"rounds": [2, 2], "answers": 1, "value": 0.0, "low": 0.0, "high": 0.0},

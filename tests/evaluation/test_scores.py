@@ -74,6 +74,7 @@ def test_each_way_question_by_question(report: dict[str, Any]) -> None:
         "ir_sample": [1, 0, 1, 0],
         "vote": [1, 1, 0, 0],
         "ir_ir": [1, 1, 0, 0],
+        "fallback_at_ir_ir": [1, 0, 1, 0],  # one round: 30 tokens of IR-IR's 40
     }
     means = {way: sum(each) / 4 for way, each in found.items()}
     assert {score: report["lorid"]["accuracy"][score]["value"] for score in ("strict_any", "strict", "fallback")} == {
@@ -136,6 +137,13 @@ def test_undecided_questions_bound_the_curve() -> None:
     assert curve.undecided == {0: 1} and len(curve.tokens) == 1
     none = agreement_curve({0: [], 1: replay_ir(pools[1], "7")})
     assert none.undecided == {0: 0} and none.tokens == ()
+
+
+def test_the_loop_is_stopped_within_tokens() -> None:
+    """At least one round is run, whatever it costs."""
+    curve = solver_curve({0: record(0, "7", ("1", "2"), ("7", "2"), ("7", "7"), agreed=True, answer="7")})
+    stopped = {budget: curve.right_within(budget) for budget in (5, 30, 89, 90, 1000)}
+    assert stopped == {5: ([0], 30), 30: ([0], 30), 89: ([0], 60), 90: ([1], 90), 1000: ([1], 90)}
 
 
 def test_the_budget_cuts_both_baselines() -> None:

@@ -51,14 +51,16 @@ def test_votes_at_equal_tokens(folder: Path, capsys: pytest.CaptureFixture[str])
     rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
     budget = fmean(row["tokens"] for each in rows for row in each if row["record"] == "question")
     for votes in found["temperatures"].values():
-        assert 0 < votes["vote_tokens"] <= budget and 0 < votes["ir_ir_tokens"] <= budget
-        assert votes["vote"]["value"] == pytest.approx(fmean(votes["vote"]["by_seed"]))
-        for way in ("vote", "ir_ir"):
+        assert 0 < votes["vote_tokens"] <= budget and 0 < votes["agreement_tokens"] <= budget
+        for way in ("vote", "agreement"):
+            assert votes[way]["value"] == pytest.approx(fmean(votes[way]["by_seed"]))
             less = votes[f"fallback_less_{way}"]["value"]
             assert found["fallback"]["value"] - votes[way]["value"] == pytest.approx(less)
+        less = votes["stopped"]["value"] - votes["agreement"]["value"]
+        assert less == pytest.approx(votes["stopped_less_agreement"]["value"])
     assert "8 questions of d, seeds 0, 1" in capsys.readouterr().out
     own = build_report_of(files[0])
-    assert found["temperatures"]["1.5"]["ir_ir"]["by_seed"][0] == own["ir_ir"]["accuracy"]["fallback"]["value"]
+    assert found["temperatures"]["1.5"]["agreement"]["by_seed"][0] == own["ir_ir"]["accuracy"]["fallback"]["value"]
     assert found["temperatures"]["1.5"]["vote"]["by_seed"][0] == own["ir_vote"]["accuracy"]["value"]
 
 
