@@ -13,8 +13,10 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -25,29 +27,40 @@ from rich.console import Console
 from lorid_engine import Engine, env
 from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.errors import DataError, LoridError
-from lorid_engine.evaluation.evaluate import BaselineSamples, extend_samples, is_complete
+from lorid_engine.evaluation.evaluate import BaselineSamples, Pools, extend_samples, is_complete, pack_digest
 from lorid_engine.evaluation.results import Records, ResultsFile, expect_same_but_seed, read_results
 from lorid_engine.evaluation.scores import (
     IrSample,
-    Vote,
+    baseline_reports,
+    baseline_rights,
     interval,
-    ir_curve,
+    pools_so_far,
     right_by_way,
-    samples_so_far,
-    solver_curve,
+    seed_means,
     solver_tokens,
 )
+from lorid_engine.model.digest import base_digest
 from lorid_engine.solver.base_source import FolderSource, resolve_base
 from lorid_engine.solver.pack import Pack
 from lorid_engine.solver.packs import load_pack
-from lorid_engine.solver.role_requests import draw_samples
+from lorid_engine.solver.role_requests import RoleJob, draw_samples
+from lorid_engine.solver.solution import Sample
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import percent, write_result
 
-WAYS = ("one", "vote", "agreement", "stopped")  # of Found
-SPENT = ("samples", "vote_tokens", "agreement_tokens", "stopped_tokens")
-Pools = dict[int, list[IrSample]]  # each question's samples, in order
+LESS = {  # a difference's name: which way less which other
+    "fallback_less_vote": ("fallback", "vote"),
+    "fallback_less_ir_ir": ("fallback", "ir_ir"),
+    "less_ir_ir_at_its_tokens": ("fallback_at_ir_ir", "ir_ir"),
+}
+SPENT = (  # of the report of which way
+    ("ir_vote", "samples"),
+    ("ir_vote", "tokens_per_question"),
+    ("ir_ir", "rounds_at_most"),
+    ("ir_ir", "agreed"),
+    ("ir_ir", "tokens_per_question"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,59 +68,54 @@ class Found:
     """What one seed's samples of one temperature came to, within LoRID's tokens.
 
     Attributes:
-        one, vote, agreement: whether one sample, the vote and IR-IR are right on each question.
-        stopped: whether LoRID is, with so few rounds that it takes no more tokens than IR-IR, which ends where it agrees.
-        samples: of the vote.
-        vote_tokens, agreement_tokens, stopped_tokens: means of a question.
+        rights: each way's score of each question, LoRID's fallback among them.
+        reports: of the vote and of IR-IR, as `lorid eval` gives them.
+        settings: of the file that has the samples.
     """
 
-    one: list[float]
-    vote: list[float]
-    agreement: list[float]
-    stopped: list[float]
-    samples: int
-    vote_tokens: float
-    agreement_tokens: float
-    stopped_tokens: float
+    rights: dict[str, list[float]]
+    reports: dict[str, dict[str, Any]]
+    settings: dict[str, Any]
 
     @classmethod
-    def of(cls, run: Records, pools: Pools) -> Found:
-        budget = solver_tokens(run.questions)
-        vote = Vote.of(run.questions, pools, budget)
-        agreement, agreement_tokens = ir_curve(run.questions, pools).right_within(budget)
-        stopped, stopped_tokens = solver_curve(run.questions).right_within(agreement_tokens)
-        rights = vote.after(1), vote.after(vote.taken), agreement, stopped
-        return cls(*rights, vote.taken, vote.tokens[vote.taken - 1], agreement_tokens, stopped_tokens)
+    def of(cls, run: Records, pools: Pools, settings: dict[str, Any]) -> Found:
+        loop = right_by_way(run.questions, run.greedy, run.samples)["fallback"]
+        rights = {"fallback": loop, **baseline_rights(run.questions, pools)}
+        return cls(rights, baseline_reports(run.questions, pools), settings)
 
 
 def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
     """Complete evaluations of this pack, which differ in their seeds only.
 
     Raises:
-        DataError: one is another pack's, or with other sampling, or lacks questions or baselines, or a seed is there twice.
+        DataError: one is another pack's, or with other sampling, or lacks questions or baselines, or two have one seed or name.
     """
+    if twice := [name for name, count in Counter(path.name for path in paths).items() if count > 1]:
+        raise DataError(f"two files are called {twice[0]}, and so would be those of their samples; name them otherwise")
+    own = {
+        "pack_sha256": pack_digest(pack),
+        "calculator": pack.calculator,
+        "sampling of IR": pack.sampling_for("ir"),
+    }
     runs: list[Records] = []
     for path in paths:
         records = read_results(path)
         kept = records.settings
-        own = {"pack": pack.name, "calculator": pack.calculator, "IR's sampling": pack.sampling_for("ir")}
         found = {
-            "pack": kept["pack"],
+            "pack_sha256": kept.get("pack_sha256"),
             "calculator": kept.get("calculator", False),
-            "IR's sampling": kept["sampling"]["ir"],
+            "sampling of IR": kept.get("sampling", {}).get("ir"),
         }
         if different := [name for name, value in own.items() if found[name] != value]:
             name = different[0]
-            raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack that it is of")
+            raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack as it was then")
         if not records.questions or not is_complete(records):
             raise DataError(f"{path} is not complete; give its command again")
         if any("error" in record for record in records.questions.values()):
             raise DataError(f"{path} has questions that ended in an error; there is no vote on those")
         records.questions = dict(sorted(records.questions.items()))
-        if runs:
-            expect_same_but_seed(records, runs[0])
-        if kept["seed"] in (run.settings["seed"] for run in runs):
-            raise DataError(f"{path} has seed {kept['seed']} a second time; give one file of each seed")
+        for other in runs:
+            expect_same_but_seed(records, other)
         runs.append(records)
     return runs
 
@@ -122,7 +130,7 @@ def temperatures(text: str) -> list[float]:
         found = [float(part) for part in text.split(",")]
     except ValueError:
         found = []
-    if not found or len(set(found)) < len(found) or not all(0 < each < math.inf for each in found):
+    if not found or len({f"{each:g}" for each in found}) < len(found) or not all(0 < each < math.inf for each in found):
         raise argparse.ArgumentTypeError(f"{text!r} is no list of different numbers above 0, such as 0.5,0.8")
     return found
 
@@ -132,40 +140,47 @@ class Drawer:
     """Draws what is missing of IR's samples, and keeps them.
 
     Attributes:
-        work: folder of the files of samples.
+        base_sha256: base_digest of the engine's base.
         device: cpu or cuda.
+        work: folder of the files of samples.
     """
 
     engine: Engine
     pack: Pack
-    work: Path
+    base_sha256: str
     device: str
+    work: Path
     progress: TitledProgress
 
-    def pools(self, run: Records, temperature: float) -> Pools:
-        """All samples of a run's questions that a vote and IR-IR may have."""
-        machine, overrides = machine_facts(None), {"temperature": temperature}
-        computes = "cuda" if self.device == "cuda" else machine["instruction set"]
-        settings = run.settings | {"instruction_set": computes}
-        settings["sampling"] = {"ir": self.pack.sampling_for("ir", overrides)}
-        seed, left = run.settings["seed"], BaselineSamples(run.settings)
-        path = self.work / f"{run.path.stem}-ir-{temperature:g}.jsonl"
-        with ResultsFile(path, settings, machine) as results:
+    def found(self, run: Records, temperature: float) -> Found:
+        """What all samples come to that a vote and IR-IR may have of a run's questions.
+
+        Raises:
+            DataError: a sample could not be drawn; or the file of samples is another run's, or cannot be written.
+        """
+        machine = machine_facts(None)
+        settings = run.settings | {
+            "base_sha256": self.base_sha256,
+            "instruction_set": "cuda" if self.device == "cuda" else machine["instruction set"],
+            "sampling": {"ir": self.pack.sampling_for("ir", {"temperature": temperature})},
+        }
+        left = BaselineSamples(run.settings)
+        with ResultsFile(self.work / f"ir-{temperature:g}-{run.path.name}", settings, machine) as results:
             self.progress.title = f"{run.path.stem}, IR at {temperature:g}"
             self.progress.stage("samples", 0, 0)
+            draw = partial(self._draw, run.settings["seed"], temperature)
             while wanted := left.wanted(run.questions, pools := pools_of(run, results.samples)):
-                extend_samples(
-                    results,
-                    run.questions,
-                    pools,
-                    wanted,
-                    lambda jobs: draw_samples(self.engine, self.pack, jobs, seed, overrides),
-                    self.progress,
-                )
-            return pools
+                extend_samples(results, run.questions, pools, wanted, draw, self.progress)
+        return Found.of(run, pools, settings)
+
+    def _draw(self, seed: int, temperature: float, jobs: Iterator[RoleJob]) -> Iterator[tuple[RoleJob, Sample]]:
+        for job, sample in draw_samples(self.engine, self.pack, jobs, seed, {"temperature": temperature}):
+            if sample.note:
+                raise DataError(f"IR could not answer {job.question[:60]!r}: {sample.note}")
+            yield job, sample
 
 
-def pools_of(run: Records, samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> Pools:
+def pools_of(run: Records, samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, list[IrSample]]:
     """The samples of a file of samples, by the run's questions."""
     return {
         index: [IrSample(sample["answer"], sample["tokens"]) for sample in samples.get(index, ())]
@@ -173,55 +188,53 @@ def pools_of(run: Records, samples: Mapping[int, Sequence[Mapping[str, Any]]]) -
     }
 
 
-def mean_rights(rights: Sequence[Sequence[float]]) -> list[float]:
-    """Each question's mean over the seeds."""
-    return [fmean(each) for each in zip(*rights, strict=True)]
-
-
-def by_seed(seeds: Sequence[Found], way: str) -> list[float]:
-    """A way's accuracy with each seed."""
-    return [fmean(getattr(seed, way)) for seed in seeds]
+def summary(seeds: Sequence[Found]) -> dict[str, Any]:
+    """One temperature's shares and differences, with intervals over questions for just these seeds, and means over the seeds."""
+    ways = [way for way in seeds[0].rights if all(way in seed.rights for seed in seeds)]
+    rights = {way: seed_means([seed.rights[way] for seed in seeds]) for way in ways}
+    less = {
+        name: interval(a - b for a, b in zip(rights[way], rights[other], strict=True))
+        for name, (way, other) in LESS.items()
+        if way in ways
+    }
+    spent = {f"{way}_{key}": fmean(seed.reports[way][key] for seed in seeds) for way, key in SPENT}
+    by_seed = {way: [fmean(seed.rights[way]) for seed in seeds] for way in ways}
+    settings = {key: seeds[0].settings[key] for key in ("instruction_set", "sampling")}
+    return {"right": {way: interval(rights[way]) for way in ways}, "by_seed": by_seed, **less, **spent, **settings}
 
 
 def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out: Path) -> None:
-    """Writes what has been found so far beside LoRID's answers; intervals are over questions."""
-    right = mean_rights([right_by_way(run.questions, run.greedy, run.samples)["fallback"] for run in runs])
+    """Writes what has been found so far beside LoRID's answers."""
+    temperatures = {f"{temperature:g}": summary(seeds) for temperature, seeds in sorted(found.items())}
     lines = [
         "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples, tokens | LoRID fallback less the vote, points "
-        "| IR-IR, % | its tokens | LoRID fallback less IR-IR | LoRID stopped at IR-IR's tokens, less IR-IR |",
+        "| IR-IR, % | its rounds, agreed, tokens | LoRID fallback less IR-IR | LoRID at IR-IR's tokens, less IR-IR |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    result: dict[str, Any] = {}
-    for temperature, seeds in sorted(found.items()):
-        ways = {way: mean_rights([getattr(seed, way) for seed in seeds]) for way in WAYS}
-        shares = {way: {**interval(rights), "by_seed": by_seed(seeds, way)} for way, rights in ways.items()}
-        means = {name: fmean(getattr(seed, name) for seed in seeds) for name in SPENT}
-        pairs = {
-            "fallback_less_vote": (right, ways["vote"]),
-            "fallback_less_agreement": (right, ways["agreement"]),
-            "stopped_less_agreement": (ways["stopped"], ways["agreement"]),
-        }
-        less = {name: interval(a - b for a, b in zip(*pair, strict=True)) for name, pair in pairs.items()}
-        result[f"{temperature:g}"] = shares | means | less
+    for temperature, each in temperatures.items():
+        right, agreed = each["right"], f"{100 * each['ir_ir_agreed']:.0f} %"
         cells = [
-            f"{temperature:g}",
-            percent(shares["one"]),
-            percent(shares["vote"]),
-            f"{means['samples']:.1f}, {means['vote_tokens']:.0f}",
-            percent(less["fallback_less_vote"]),
-            percent(shares["agreement"]),
-            f"{means['agreement_tokens']:.0f}",
-            percent(less["fallback_less_agreement"]),
-            percent(less["stopped_less_agreement"]),
+            temperature,
+            percent(right["ir_sample"]),
+            percent(right["vote"]),
+            f"{each['ir_vote_samples']:.1f}, {each['ir_vote_tokens_per_question']:.0f}",
+            percent(each["fallback_less_vote"]),
+            percent(right["ir_ir"]),
+            f"{each['ir_ir_rounds_at_most']:.1f}, {agreed}, {each['ir_ir_tokens_per_question']:.0f}",
+            percent(each["fallback_less_ir_ir"]),
+            percent(each["less_ir_ir_at_its_tokens"]) if "less_ir_ir_at_its_tokens" in each else "-",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    fallback, budget = interval(right), fmean(solver_tokens(run.questions) for run in runs)
-    seeds_shown = ", ".join(str(run.settings["seed"]) for run in runs)
-    about = f"{len(right)} questions of {runs[0].settings['data']}, seeds {seeds_shown}"
+    budget = fmean(solver_tokens(run.questions) for run in runs)
+    fallback = next(iter(temperatures.values()))["right"]["fallback"]
+    seeds = [run.settings["seed"] for run in runs]
+    about = f"{len(runs[0].questions)} questions of {runs[0].settings['data']}, seeds {', '.join(map(str, seeds))}"
     lines += ["", f"{about}; LoRID's fallback {percent(fallback)} at {budget:.0f} tokens."]
-    settings = {key: value for key, value in runs[0].settings.items() if key != "seed"}
-    settings["seeds"] = [run.settings["seed"] for run in runs]
-    write_result(out, {"settings": settings, "fallback": fallback, "temperatures": result}, "\n".join(lines))
+    drawn = ", ".join(f"{each['instruction_set']} at {temperature}" for temperature, each in temperatures.items())
+    lines += ["", f"The samples are of {drawn}."]
+    settings = {key: value for key, value in runs[0].settings.items() if key != "seed"} | {"seeds": seeds}
+    result = {"settings": settings, "fallback": fallback, "temperatures": temperatures}
+    write_result(out, result, "\n".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -246,24 +259,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         engine = Engine(
             base,
             {"ir": pack.roles["ir"].adapter},
+            dtype=runs[0].settings["dtype"],
             device=options.device,
             max_batch_rows=rows,
             max_batch_tokens=16 * rows,
             kv_memory=KV_MEMORY[options.device],
             active_adapters=1,
         )
-        own = [
-            {index: samples_so_far(each, run.samples.get(index, ())) for index, each in run.questions.items()}
-            for run in runs
-        ]
-        found = {
-            float(pack.sampling_for("ir")["temperature"]): [Found.of(*each) for each in zip(runs, own, strict=True)]
-        }
+        own = [Found.of(run, pools_so_far(run.questions, run.samples), run.settings) for run in runs]
+        found = {float(pack.sampling_for("ir")["temperature"]): own}
         with TitledProgress(Console(stderr=True, highlight=False)) as progress:
-            drawer = Drawer(engine, pack, options.work, options.device, progress)
+            drawer = Drawer(engine, pack, base_digest(base), options.device, options.work, progress)
             for temperature in options.temperatures:
                 if temperature not in found:
-                    found[temperature] = [Found.of(run, drawer.pools(run, temperature)) for run in runs]
+                    found[temperature] = [drawer.found(run, temperature) for run in runs]
                 compare(runs, found, options.out)
     except KeyboardInterrupt:
         print("Stopped; the same command goes on.", file=sys.stderr)

@@ -20,8 +20,8 @@ from lorid_engine.evaluation.scores import (
     build_report,
     is_right,
     most_samples,
+    pools_so_far,
     replay_ir,
-    samples_so_far,
     solver_tokens,
     vote_tokens,
 )
@@ -98,7 +98,8 @@ def evaluation_settings(
 
 
 class BaselineSamples:
-    """Says which IR samples a vote and IR-IR lack, until each of them has cost what the solver did.
+    """Says which IR samples are lacking: for a vote, until it has cost what the solver did; for IR-IR, until it has, or agrees on
+    every question, or has `most_samples` of those that are left.
 
     Args:
         settings: of the results file of the solver's answers.
@@ -121,9 +122,9 @@ class BaselineSamples:
         if not (budget := solver_tokens(questions)):
             return {}
         most = most_samples(self._settings)
-        if not any(pools.values()):
-            return dict.fromkeys(pools, min(most, _WAVE))
         each = min(map(len, pools.values()))
+        if not each:
+            return {index: min(most, _WAVE) for index, pool in pools.items() if len(pool) < min(most, _WAVE)}
         spent = vote_tokens(pools, each)
         if spent <= budget and each < most:
             drawn = [sample.tokens for pool in pools.values() for sample in pool]
@@ -185,11 +186,8 @@ class Evaluated:
     def _next_samples(self) -> dict[int, int]:
         return self._samples.wanted(self._records.questions, self._pools())
 
-    def _pools(self) -> dict[int, list[IrSample]]:
-        return {
-            index: samples_so_far(record, self._records.samples.get(index, []))
-            for index, record in self._records.questions.items()
-        }
+    def _pools(self) -> Pools:
+        return pools_so_far(self._records.questions, self._records.samples)
 
 
 def is_complete(records: Records) -> bool:
@@ -270,6 +268,9 @@ def extend_samples(
     Args:
         questions, pools: as of BaselineSamples.wanted, whose answer is `wanted`.
         draw: yields the sample of each job.
+
+    Raises:
+        DataError: the file cannot be written.
     """
     jobs = (
         RoleJob(questions[index]["question"], "ir", number, owner=index)

@@ -32,12 +32,11 @@ _MOST = 1 << 53  # of any count
 
 def _check_texts(record: dict[str, Any]) -> None:
     """Raises ValueError if the texts in a record are not such that they can be scored."""
-    texts: list[Any] = []
-    for round in record.get("trace", []):
-        texts += [round[role] for role in ("ir", "kg", "dr")]
-    texts += [record[role] for role in ("ir", "kg", "dr") if role in record]
-    texts += record.get("samples", [])
-    for text in texts:
+    groups = [*record.get("trace", []), *([record] if "ir" in record else [])]
+    answers = [group[role] for group in groups for role in ("ir", "dr")] + record.get("samples", [])
+    if any("answer" not in text for text in answers):
+        raise ValueError("a text in it lacks its answer")
+    for text in [*answers, *(group["kg"] for group in groups)]:
         if not isinstance(text.get("answer"), str | NoneType) or not 0 <= int(text["tokens"]) < _MOST:
             raise ValueError("an answer or a number of tokens in it is of the wrong type")
     for name in ("index", "rounds", "tokens", "cancelled_tokens", "first", "run", "at"):
@@ -149,15 +148,17 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def expect_same_but_seed(records: Records, first: Records) -> None:
-    """Refuses two evaluations that differ in more than their seed.
+    """Refuses two evaluations that are not of the same with two seeds.
 
     Raises:
-        DataError: it names the settings that differ, or says that they have other questions.
+        DataError: it names the settings that differ, or says that they have other questions or one seed.
     """
     keys = (first.settings.keys() | records.settings.keys()) - {"seed"}
     different = sorted(key for key in keys if first.settings.get(key) != records.settings.get(key))
     if different or first.questions.keys() != records.questions.keys():
         raise DataError(f"{records.path} differs from {first.path} in {', '.join(different) or 'its questions'}")
+    if (seed := records.settings.get("seed")) == first.settings.get("seed"):
+        raise DataError(f"{records.path} and {first.path} both have seed {seed}; give one file of each seed")
 
 
 class ResultsFile(Records):

@@ -65,13 +65,28 @@ class AgreementCurve:
         return [rounds[min(limit, len(rounds)) - 1] if rounds else _NOTHING for rounds in self.outcomes.values()]
 
     def right_within(self, budget: float) -> tuple[list[float], float]:
-        """Whether the questions' answers are right with as many rounds at most as cost so many mean tokens, at least 1.
+        """Whether the questions' answers are right with as many rounds at most as cost so many mean tokens, at least one.
 
         Returns:
             1 or 0 for each question, and the mean tokens that were spent.
         """
         limit = _within(self.tokens, budget)
         return _score(self.at(limit), "fallback"), self.tokens[limit - 1]
+
+    def right_at(self, budget: float) -> list[float] | None:
+        """How right the questions' answers are at exactly so many mean tokens; None if one round costs more.
+
+        Between two limits of rounds both are weighted so that their tokens come to the budget; after the last one nothing changes.
+        """
+        limit = sum(tokens <= budget for tokens in self.tokens)
+        if not limit:
+            return None
+        right = _score(self.at(limit), "fallback")
+        if limit == len(self.tokens):
+            return right
+        before, after = self.tokens[limit - 1 : limit + 1]
+        share = (budget - before) / (after - before)
+        return [(1 - share) * a + share * b for a, b in zip(right, _score(self.at(limit + 1), "fallback"), strict=True)]
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -89,6 +104,11 @@ def samples_so_far(question: Record, drawn: Sequence[Record]) -> list[IrSample]:
     """A question's IR samples in order: those of the solver's rounds, then those that were drawn for the baselines."""
     own = (IrSample(round["ir"]["answer"], round["ir"]["tokens"]) for round in question["trace"])
     return [*own, *(IrSample(sample["answer"], sample["tokens"]) for sample in drawn)]
+
+
+def pools_so_far(questions: Mapping[int, Record], samples: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
+    """All IR samples of a results file's questions, in order."""
+    return {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
 
 
 def solver_tokens(questions: Mapping[int, Record]) -> float:
@@ -245,7 +265,7 @@ class Vote:
         return [row[count - 1] for row in self.right]
 
 
-def ir_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> AgreementCurve:
+def _ir_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> AgreementCurve:
     """IR-IR over the questions' samples."""
     return agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
 
@@ -278,6 +298,37 @@ def _ir_agreement_report(curve: AgreementCurve, budget: float) -> dict[str, Any]
     }
 
 
+def baseline_rights(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> dict[str, list[float]]:
+    """What IR's samples got right within the loop's mean tokens, which are not 0.
+
+    Args:
+        questions: a results file's, by number.
+        pools: their IR samples, in order.
+
+    Returns:
+        From 0 to 1 for each question, in the order of `questions`: ir_sample, vote, ir_ir (its fallback); and fallback_at_ir_ir,
+        the loop's at IR-IR's tokens, which are fewer where IR-IR agrees early, unless its first round costs more.
+    """
+    budget = solver_tokens(questions)
+    vote = Vote.of(questions, pools, budget)
+    ir_ir, spent = _ir_curve(questions, pools).right_within(budget)
+    found = {"ir_sample": vote.after(1), "vote": vote.after(vote.taken), "ir_ir": ir_ir}
+    if (loop := solver_curve(questions).right_at(spent)) is not None:
+        found["fallback_at_ir_ir"] = loop
+    return found
+
+
+def baseline_reports(
+    questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]
+) -> dict[str, dict[str, Any]]:
+    """The parts of a report that are on the vote and on IR-IR; arguments as of baseline_rights."""
+    budget = solver_tokens(questions)
+    return {
+        "ir_vote": _vote_report(Vote.of(questions, pools, budget), budget),
+        "ir_ir": _ir_agreement_report(_ir_curve(questions, pools), budget),
+    }
+
+
 def right_by_way(
     questions: Mapping[int, Record], greedy: Mapping[int, Record], samples: Mapping[int, Sequence[Record]]
 ) -> dict[str, list[float]]:
@@ -287,25 +338,24 @@ def right_by_way(
         questions, greedy, samples: a results file's records, by question, baselines complete.
 
     Returns:
-        1 or 0 for each question, in the order of `questions`: ir_greedy, dr_greedy, ir_sample; strict_any, strict and fallback
-        of the loop; vote and ir_ir (its fallback) at the loop's mean tokens; fallback_at_ir_ir, the loop's with so few rounds
-        that it takes no more tokens than IR-IR, which ends where it agrees.
+        From 0 to 1 for each question, in the order of `questions`: ir_greedy, dr_greedy; strict_any, strict and fallback of the
+        loop; and baseline_rights, unless every question ended in an error.
     """
     golds = {index: record["gold"] for index, record in questions.items()}
     found = {
         f"{role}_greedy": [float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items()]
         for role in ("ir", "dr")
     }
-    loop = solver_curve(questions)
-    final = loop.at(_most_rounds(questions))
+    final = solver_curve(questions).at(_most_rounds(questions))
     found |= {score: _score(final, score) for score in _SCORES}
-    if budget := solver_tokens(questions):
-        pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
-        vote = Vote.of(questions, pools, budget)
-        found |= {"ir_sample": vote.after(1), "vote": vote.after(vote.taken)}
-        found["ir_ir"], spent = ir_curve(questions, pools).right_within(budget)
-        found["fallback_at_ir_ir"], _ = loop.right_within(spent)
+    if solver_tokens(questions):
+        found |= baseline_rights(questions, pools_so_far(questions, samples))
     return found
+
+
+def seed_means(rights: Iterable[Sequence[float]]) -> list[float]:
+    """Each question's mean over the seeds, from its score with each."""
+    return [_mean(each) for each in zip(*rights, strict=True)]
 
 
 def build_report(
@@ -326,7 +376,6 @@ def build_report(
     Returns:
         What the solver came to, and the baselines; shares from 0 to 1, tokens as means of a question.
     """
-    pools = {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
     drawn = sum(record["tokens"] + record["cancelled_tokens"] for record in questions.values())
     drawn += sum(record[role]["tokens"] for record in greedy.values() for role in ("ir", "kg", "dr"))
     drawn += sum(sample["tokens"] for sample in itertools.chain.from_iterable(samples.values()))
@@ -347,8 +396,6 @@ def build_report(
     for role in ("ir", "dr"):
         right = (float(is_right(greedy[index][role]["answer"], gold)) for index, gold in golds.items())
         report[f"{role}_greedy"] = {"accuracy": interval(right)}
-    budget = report["lorid"]["tokens_per_question"]
-    if budget:  # else every question ended in an error, and nothing is compared
-        report["ir_vote"] = _vote_report(Vote.of(questions, pools, budget), budget)
-        report["ir_ir"] = _ir_agreement_report(ir_curve(questions, pools), budget)
+    if solver_tokens(questions):  # else every question ended in an error, and nothing is compared
+        report |= baseline_reports(questions, pools_so_far(questions, samples))
     return report

@@ -75,11 +75,10 @@ def test_means_of_seeds_and_paired_differences(tmp_path: Path) -> None:
     # Question by question: fallback 1, 1/2, 1, 1/2 in the mean of the seeds; IR greedily 1, 1, 0, 0.
     assert gsm8k["fallback_less"]["ir_greedy"]["value"] == pytest.approx(0.25)
     assert gsm8k["fallback_less"]["ir_greedy"]["low"] < -0.2 and gsm8k["fallback_less"]["ir_greedy"]["high"] > 0.7
-    # The first seed's LoRID at IR-IR's 40 tokens: one round, 30. The second's at its IR-IR's 20: its one round of 30.
-    assert gsm8k["right"]["fallback_at_ir_ir"]["value"] == pytest.approx(0.75)
+    # LoRID at IR-IR's tokens: 40 with the first seed, as before; 30 with the second, its one round.
+    assert gsm8k["by_seed"]["fallback_at_ir_ir"] == [0.5, 1.0]
     less = gsm8k["right"]["fallback_at_ir_ir"]["value"] - gsm8k["right"]["ir_ir"]["value"]
     assert gsm8k["fallback_less"]["ir_ir_at_its_tokens"]["value"] == pytest.approx(less)
-    assert "| LoRID's tokens, stopped within those | 30.0 |" in (tmp_path / "out" / "eval.md").read_text()
     assert gsm8k["agreed_by_round"] == [
         {"rounds": [1, 1], "answers": 5, "value": 1.0, "low": 1.0, "high": 1.0},
         {"rounds": [2, 2], "answers": 1, "value": 0.0, "low": 0.0, "high": 0.0},
@@ -87,6 +86,21 @@ def test_means_of_seeds_and_paired_differences(tmp_path: Path) -> None:
     ]
     assert "| LoRID fallback | 75.0 (" in (tmp_path / "out" / "eval.md").read_text()
     assert {path.name for path in (tmp_path / "out").glob("*.svg")} == {"eval-rounds.svg", "eval-tokens.svg"}
+
+
+def test_the_loop_at_the_tokens_of_ir_ir(tmp_path: Path) -> None:
+    write_run(tmp_path / "gsm8k-seed0.jsonl", QUESTIONS, 0)
+    done = run(tmp_path, tmp_path / "eval")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "eval.json").read_text())["sets"]["gsm8k"]
+    # With 40 tokens, between one round and two: 1, 0, 1, 0; IR-IR 1, 1, 0, 0.
+    assert found["right"]["fallback_at_ir_ir"]["value"] == 0.5
+    assert found["fallback_less"]["ir_ir_at_its_tokens"] == {"value": 0.0, "low": -0.75, "high": 0.75}
+    assert "| LoRID fallback, at IR-IR's tokens | 50.0 (" in done.stdout
+    copy = tmp_path / "gsm8k-seed0-copy.jsonl"
+    copy.write_bytes((tmp_path / "gsm8k-seed0.jsonl").read_bytes())
+    done = run(tmp_path, tmp_path / "eval")
+    assert done.returncode == 2 and "both have seed 0; give one file of each seed" in done.stderr
 
 
 def test_a_run_without_any_answer_is_left_out(tmp_path: Path) -> None:

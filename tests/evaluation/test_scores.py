@@ -74,7 +74,7 @@ def test_each_way_question_by_question(report: dict[str, Any]) -> None:
         "ir_sample": [1, 0, 1, 0],
         "vote": [1, 1, 0, 0],
         "ir_ir": [1, 1, 0, 0],
-        "fallback_at_ir_ir": [1, 0, 1, 0],  # one round: 30 tokens of IR-IR's 40
+        "fallback_at_ir_ir": [1, 0, 1, 0],  # between one round, 30 tokens, and two: IR-IR has 40
     }
     means = {way: sum(each) / 4 for way, each in found.items()}
     assert {score: report["lorid"]["accuracy"][score]["value"] for score in ("strict_any", "strict", "fallback")} == {
@@ -139,11 +139,13 @@ def test_undecided_questions_bound_the_curve() -> None:
     assert none.undecided == {0: 0} and none.tokens == ()
 
 
-def test_the_loop_is_stopped_within_tokens() -> None:
-    """At least one round is run, whatever it costs."""
+def test_the_loop_is_stopped_at_tokens() -> None:
+    """Within them at least one round is run; at them, between two limits, both are weighted; one round that costs more is none."""
     curve = solver_curve({0: record(0, "7", ("1", "2"), ("7", "2"), ("7", "7"), agreed=True, answer="7")})
-    stopped = {budget: curve.right_within(budget) for budget in (5, 30, 89, 90, 1000)}
-    assert stopped == {5: ([0], 30), 30: ([0], 30), 89: ([0], 60), 90: ([1], 90), 1000: ([1], 90)}
+    within = {budget: curve.right_within(budget) for budget in (5, 30, 89, 90, 1000)}
+    assert within == {5: ([0], 30), 30: ([0], 30), 89: ([0], 60), 90: ([1], 90), 1000: ([1], 90)}
+    at = {budget: curve.right_at(budget) for budget in (29, 30, 60, 75, 84, 90, 1000)}
+    assert at == {29: None, 30: [0], 60: [0], 75: [0.5], 84: [pytest.approx(0.8)], 90: [1], 1000: [1]}
 
 
 def test_the_budget_cuts_both_baselines() -> None:
@@ -156,7 +158,8 @@ def test_the_budget_cuts_both_baselines() -> None:
         0: [{"answer": answer, "tokens": 10} for answer in ("2", "2", "7", "7", "7", "7")],
         1: [{"answer": answer, "tokens": 10} for answer in ("3", "3", "8", "8", "8", "8")],
     }
-    report = build_report(questions, {0: greedy(0, "7", "7"), 1: greedy(1, "8", "8")}, samples, [1.0], baselines=True)
+    both_greedy = {0: greedy(0, "7", "7"), 1: greedy(1, "8", "8")}
+    report = build_report(questions, both_greedy, samples, [1.0], baselines=True)
     vote, twice = report["ir_vote"], report["ir_ir"]
     # Three samples: 1, 2, 2 and 8, 3, 3: none right, though seven would be right twice.
     assert vote["samples"] == 3 and vote["accuracy"]["value"] == 0 and vote["curve"][-1]["accuracy"] == 1
@@ -164,6 +167,9 @@ def test_the_budget_cuts_both_baselines() -> None:
     # One round: 1 and 2, 8 and 3; in a tie the second stream's answer comes first, as DR's does.
     assert twice["rounds_at_most"] == 1 and twice["agreed"] == 0 and twice["accuracy"]["fallback"]["value"] == 0
     assert twice["tokens_per_question"] == 20 <= 30 < twice["curve"][1]["tokens"] and twice["reached_budget"]
+    # LoRID's first round costs more than these 20: it is not compared at them.
+    assert right_by_way(questions, both_greedy, samples).keys() >= {"ir_ir"}
+    assert "fallback_at_ir_ir" not in right_by_way(questions, both_greedy, samples)
 
 
 def test_baselines_that_end_below_the_budget_say_so(report: dict[str, Any]) -> None:

@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 
+from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
 from lorid_engine.evaluation.problems import Problem, ProblemSet
 from lorid_engine.evaluation.results import ResultsFile, read_results
-from lorid_engine.evaluation.scores import build_report
-from lorid_engine.solver import Solver, SolverConfig, load_pack
+from lorid_engine.evaluation.scores import right_by_way, solver_tokens
+from lorid_engine.solver import Sample, Solver, SolverConfig, load_pack
+from lorid_engine.solver.role_requests import RoleJob, draw_samples
 from test_evaluate import Watching
 from tiny_pack import make_engine, make_pack_folder
 
@@ -30,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     found = ProblemSet("d", "0" * 64, tuple(Problem(k, f"What is {k}?", "aeo"[k % 3]) for k in range(8)), ())
     for seed in (0, 1):
         config = SolverConfig(max_rounds=4, seed=seed)
-        settings = evaluation_settings(found, pack, folder / "base", config, 8, "bfloat16", "cpu", "any")
+        settings = evaluation_settings(found, pack, folder / "base", config, 8, "float32", "cpu", "any")
         with ResultsFile(folder / f"seed{seed}.jsonl", settings, {}) as results:
             Evaluation(found, results).run(Solver(make_engine(pack), pack, config), Watching(), baselines=True)
     return folder
@@ -48,32 +50,51 @@ def test_votes_at_equal_tokens(folder: Path, capsys: pytest.CaptureFixture[str])
     assert run(folder, *files, "--temperatures", "1.5,3") == 0
     found = json.loads((folder / "votes.json").read_text())
     assert list(found["temperatures"]) == ["1.5", "3"] and found["settings"]["seeds"] == [0, 1]
-    rows = [[json.loads(line) for line in path.read_text().splitlines()] for path in files]
-    budget = fmean(row["tokens"] for each in rows for row in each if row["record"] == "question")
-    for votes in found["temperatures"].values():
-        assert 0 < votes["vote_tokens"] <= budget and 0 < votes["agreement_tokens"] <= budget
-        for way in ("vote", "agreement"):
-            assert votes[way]["value"] == pytest.approx(fmean(votes[way]["by_seed"]))
-            less = votes[f"fallback_less_{way}"]["value"]
-            assert found["fallback"]["value"] - votes[way]["value"] == pytest.approx(less)
-        less = votes["stopped"]["value"] - votes["agreement"]["value"]
-        assert less == pytest.approx(votes["stopped_less_agreement"]["value"])
-    assert "8 questions of d, seeds 0, 1" in capsys.readouterr().out
-    own = build_report_of(files[0])
-    assert found["temperatures"]["1.5"]["agreement"]["by_seed"][0] == own["ir_ir"]["accuracy"]["fallback"]["value"]
-    assert found["temperatures"]["1.5"]["vote"]["by_seed"][0] == own["ir_vote"]["accuracy"]["value"]
+    records = [read_results(path) for path in files]
+    budget = fmean(solver_tokens(each.questions) for each in records)
+    for each in found["temperatures"].values():
+        right = {way: share["value"] for way, share in each["right"].items()}
+        assert right == {way: pytest.approx(fmean(rates)) for way, rates in each["by_seed"].items()}
+        assert 0 < each["ir_vote_tokens_per_question"] <= budget and 0 < each["ir_ir_tokens_per_question"] <= budget
+        for way in ("vote", "ir_ir"):
+            assert found["fallback"]["value"] - right[way] == pytest.approx(each[f"fallback_less_{way}"]["value"])
+        less = right["fallback_at_ir_ir"] - right["ir_ir"]
+        assert less == pytest.approx(each["less_ir_ir_at_its_tokens"]["value"])
+    for seed, each in enumerate(records):
+        rights = right_by_way(each.questions, each.greedy, each.samples)
+        own = found["temperatures"]["1.5"]["by_seed"]
+        assert {way: fmean(rights[way]) for way in own} == {way: rates[seed] for way, rates in own.items()}
+    shown = capsys.readouterr().out
+    assert "8 questions of d, seeds 0, 1" in shown and "The samples are of any at 1.5, " in shown
 
 
-def build_report_of(path: Path) -> dict[str, Any]:
-    records = read_results(path)
-    return build_report(records.questions, records.greedy, records.samples, [], baselines=True)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_samples_are_of_their_seed_and_temperature(folder: Path, seed: int) -> None:
+    assert run(folder, folder / f"seed{seed}.jsonl", "--temperatures", "3") == 0
+    kept = read_results(folder / "work" / f"ir-3-seed{seed}.jsonl")
+    pack = load_pack(str(folder))
+    assert kept.settings["sampling"]["ir"] == pack.sampling_for("ir", {"temperature": 3.0})
+    assert kept.settings["instruction_set"] == machine_facts(None)["instruction set"]  # not the evaluation's
+    jobs = [
+        RoleJob(f"What is {index}?", "ir", number, owner=index)
+        for index, samples in kept.samples.items()
+        for number in range(1, len(samples) + 1)
+    ]
+    drawn = draw_samples(make_engine(pack), pack, jobs, seed, {"temperature": 3.0})
+    direct = {(job.owner, job.round): (each.answer, len(each.token_ids)) for job, each in drawn}
+    assert len(kept.samples) == 8 and len(direct) == len(jobs)
+    for index, samples in kept.samples.items():
+        assert [(each["answer"], each["tokens"]) for each in samples] == [
+            direct[index, number] for number in range(1, len(samples) + 1)
+        ]
 
 
 def test_drawn_samples_are_kept(folder: Path) -> None:
-    """A run that goes on draws what is missing only, and comes to the same."""
-    file, samples = folder / "seed1.jsonl", folder / "work" / "seed1-ir-2.jsonl"
+    """A run that goes on draws just what is missing, and comes to the same."""
+    file, samples = folder / "seed1.jsonl", folder / "work" / "ir-2-seed1.jsonl"
     assert run(folder, file, "--temperatures", "2", out="whole") == 0
     lines = samples.read_bytes().splitlines(keepends=True)
+    lost = [json.loads(line) for line in lines[-4:]]
     samples.write_bytes(b"".join(lines[:-4]) + lines[-4][:20])
     assert run(folder, file, "--temperatures", "2", out="resumed") == 0
     whole, resumed = (
@@ -81,8 +102,36 @@ def test_drawn_samples_are_kept(folder: Path) -> None:
     )
     assert whole == resumed
     drawn = [json.loads(line) for line in samples.read_bytes().splitlines()]
-    assert [row["record"] for row in drawn].count("run") == 2
-    assert sum(row["record"] == "samples" and row["run"] == 2 for row in drawn) >= 4
+    again = [row for row in drawn if row["record"] == "samples" and row["run"] == 2]
+    assert numbered(again) == numbered(lost)
+
+
+def numbered(rows: list[dict[str, Any]]) -> dict[tuple[int, int], dict[str, Any]]:
+    """A file's samples by question and number."""
+    return {(row["index"], row["first"] + k): sample for row in rows for k, sample in enumerate(row["samples"])}
+
+
+def test_samples_of_another_device_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    samples = folder / "work" / "ir-2.5-seed0.jsonl"
+    assert run(folder, folder / "seed0.jsonl", "--temperatures", "2.5") == 0
+    first, rest = samples.read_text().split("\n", 1)
+    settings = json.loads(first)
+    samples.write_text(json.dumps({**settings, "instruction_set": "another"}) + "\n" + rest)
+    assert run(folder, folder / "seed0.jsonl", "--temperatures", "2.5") == 2
+    assert "was started with instruction_set 'another'" in capsys.readouterr().err
+
+
+def test_what_cannot_be_drawn_ends_the_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import vote_temperatures
+
+    def refuse(*_: Any) -> Any:
+        yield RoleJob("What is 0?", "ir", 1), Sample("", (), note="too long")
+
+    monkeypatch.setattr(vote_temperatures, "draw_samples", refuse)
+    assert run(folder, folder / "seed0.jsonl", "--temperatures", "2.7") == 2
+    assert "IR could not answer 'What is 0?': too long" in capsys.readouterr().err
 
 
 def test_refuses_what_it_cannot_compare(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -92,14 +141,21 @@ def test_refuses_what_it_cannot_compare(folder: Path, tmp_path: Path, capsys: py
     assert run(folder, cut) == 2 and "cut.jsonl is not complete" in capsys.readouterr().err
     other = tmp_path / "other.jsonl"
     other.write_text("\n".join(lines).replace('"top_k": 50', '"top_k": 5') + "\n")
-    assert run(folder, other) == 2 and "other.jsonl has IR's sampling" in capsys.readouterr().err
+    assert run(folder, other) == 2 and "other.jsonl has sampling of IR" in capsys.readouterr().err
+    other.write_text("\n".join(lines).replace('"pack_sha256": "', '"pack_sha256": "0') + "\n")
+    assert run(folder, other) == 2 and "other.jsonl has pack_sha256" in capsys.readouterr().err
+    other.write_text('{"record": "settings", "format": 1}\n')
+    assert run(folder, other) == 2 and "other.jsonl has pack_sha256 None" in capsys.readouterr().err
     assert run(folder, tmp_path / "none.jsonl") == 2 and "none.jsonl" in capsys.readouterr().err
     assert run(folder, folder / "seed0.jsonl", folder / "seed0.jsonl") == 2
-    assert "has seed 0 a second time" in capsys.readouterr().err
+    assert "two files are called seed0.jsonl" in capsys.readouterr().err
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text("\n".join(lines) + "\n")
+    assert run(folder, folder / "seed0.jsonl", copy) == 2 and "both have seed 0" in capsys.readouterr().err
     data = tmp_path / "data.jsonl"
     data.write_text("\n".join(lines).replace("0" * 64, "1" * 64) + "\n")
     assert run(folder, folder / "seed1.jsonl", data) == 2 and "in data_sha256" in capsys.readouterr().err
-    for wrong in ("0.5,", "-1", "nan", "0.5,0.5"):
+    for wrong in ("0.5,", "-1", "nan", "0.5,0.5", "1,1.0000000001"):
         with pytest.raises(SystemExit):
             run(folder, folder / "seed0.jsonl", "--temperatures", wrong)
         assert "is no list of different numbers above 0" in capsys.readouterr().err
