@@ -262,18 +262,22 @@ def extend_samples(
     wanted: Mapping[int, int],
     draw: Draw,
     watch: Watch,
+    *,
+    role: str = "ir",
 ) -> None:
-    """Draws IR samples until some questions have so many, and records each question's as soon as they are there.
+    """Draws a role's samples until some questions have so many, and records each question's as soon as they are there.
 
     Args:
-        questions, pools: as of BaselineSamples.wanted, whose answer is `wanted`.
+        questions: by number.
+        pools: samples so far of those in `wanted`.
+        wanted: how many samples a question shall have, more than it has.
         draw: yields the sample of each job.
 
     Raises:
         DataError: the file cannot be written.
     """
     jobs = (
-        RoleJob(questions[index]["question"], "ir", number, owner=index)
+        RoleJob(questions[index]["question"], role, number, owner=index)
         for index, end in wanted.items()
         for number in range(len(pools[index]) + 1, end + 1)
     )

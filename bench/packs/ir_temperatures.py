@@ -1,11 +1,11 @@
-"""A vote of IR's samples, and the agreement of two IR streams, at other temperatures than the pack's: whether one of them was kept
-from winning.
+"""IR at other temperatures than the pack's: in LoRID, in a vote of its samples, and in the agreement of two IR streams.
 
-    python bench/packs/vote_temperatures.py runs/gsm8k-seed*.jsonl --pack my-pack --temperatures 0.5,0.8
+    python bench/packs/ir_temperatures.py runs/gsm8k-seed*.jsonl --pack my-pack --temperatures 0.5,0.8 --work runs
 
-The results files are evaluate.py's, of that pack, each with another seed; their questions and LoRID's answers are taken, and their
-samples for the pack's own temperature. WORK gets a file of samples for each seed and temperature; the same command goes on where it
-stopped. On another kind of device than the files' own, samples differ by rounding.
+The results files are evaluate.py's, of that pack, each with another seed. KG's and DR's samples are theirs, since they do not depend on
+IR; what is missing is drawn: IR's samples, and KG's and DR's of rounds that LoRID did not need with the pack's own IR. WORK gets files
+of those for each seed and temperature; the same command goes on where it stopped. On another kind of device than the files' own,
+samples differ by rounding. Who takes the best of several temperatures has chosen it on the questions that it is judged by.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -31,17 +31,19 @@ from lorid_engine.evaluation.evaluate import BaselineSamples, Pools, extend_samp
 from lorid_engine.evaluation.results import Records, ResultsFile, expect_same_but_seed, read_results
 from lorid_engine.evaluation.scores import (
     IrSample,
+    Record,
     baseline_reports,
     baseline_rights,
     interval,
     pools_so_far,
+    replay_rounds,
     right_by_way,
     seed_means,
     solver_tokens,
 )
 from lorid_engine.model.digest import base_digest
 from lorid_engine.solver.base_source import FolderSource, resolve_base
-from lorid_engine.solver.pack import Pack
+from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.packs import load_pack
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 from lorid_engine.solver.solution import Sample
@@ -53,6 +55,8 @@ LESS = {  # a difference's name: which way less which other
     "fallback_less_vote": ("fallback", "vote"),
     "fallback_less_ir_ir": ("fallback", "ir_ir"),
     "less_ir_ir_at_its_tokens": ("fallback_at_ir_ir", "ir_ir"),
+    "own_less_vote": ("own", "own_vote"),
+    "own_less_ir_ir": ("own", "own_ir_ir"),
 }
 SPENT = (  # of the report of which way
     ("ir_vote", "samples"),
@@ -65,23 +69,53 @@ SPENT = (  # of the report of which way
 
 @dataclass(frozen=True)
 class Found:
-    """What one seed's samples of one temperature came to, within LoRID's tokens.
+    """What one seed came to with IR at one temperature.
 
     Attributes:
-        rights: each way's score of each question, LoRID's fallback among them.
+        rights: each way's score of each question: LoRID's fallback with this IR, and a vote and IR-IR within its tokens; LoRID's
+            own, with the pack's IR, and a vote and IR-IR at this temperature within its tokens.
         reports: of the vote and of IR-IR, as `lorid eval` gives them.
+        tokens: LoRID's of a question.
         settings: of the file that has the samples.
     """
 
     rights: dict[str, list[float]]
     reports: dict[str, dict[str, Any]]
+    tokens: float
     settings: dict[str, Any]
 
     @classmethod
-    def of(cls, run: Records, pools: Pools, settings: dict[str, Any]) -> Found:
-        loop = right_by_way(run.questions, run.greedy, run.samples)["fallback"]
-        rights = {"fallback": loop, **baseline_rights(run.questions, pools)}
-        return cls(rights, baseline_reports(run.questions, pools), settings)
+    def of(cls, run: Records, questions: Mapping[int, Record], pools: Pools, settings: dict[str, Any]) -> Found:
+        own = right_by_way(run.questions, run.greedy, run.samples)["fallback"]
+        rights = {"fallback": right_by_way(questions, run.greedy, run.samples)["fallback"], "own": own}
+        rights |= baseline_rights(questions, pools)
+        within_own = baseline_rights(run.questions, pools)
+        rights |= {f"own_{way}": within_own[way] for way in ("vote", "ir_ir")}
+        return cls(rights, baseline_reports(questions, pools), solver_tokens(questions), settings)
+
+
+def loop_with(question: Record, ir: Sequence[IrSample], rounds: Sequence[IrSample]) -> Record:
+    """The loop's record of a question if IR had given these samples.
+
+    Args:
+        rounds: DR's answers, with the tokens of KG and DR; as many as there are, to which the loop goes on at most.
+    """
+    outcomes = replay_rounds(
+        [(one.answer, two.answer, one.tokens + two.tokens) for one, two in zip(ir, rounds, strict=False)],
+        question["gold"],
+    )
+    trace = [
+        {
+            "round": number,
+            "ir": {"answer": one.answer, "tokens": one.tokens},
+            "kg": {"tokens": 0},  # they are in DR's
+            "dr": {"answer": two.answer, "tokens": two.tokens},
+        }
+        for number, (_, one, two) in enumerate(zip(outcomes, ir, rounds, strict=False), start=1)
+    ]
+    end = outcomes[-1]
+    kept = {"rounds": len(outcomes), "agreed": end.agreed, "right": end.right, "tokens": end.tokens}
+    return {**question, **kept, "trace": trace}
 
 
 def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
@@ -153,34 +187,77 @@ class Drawer:
     progress: TitledProgress
 
     def found(self, run: Records, temperature: float) -> Found:
-        """What all samples come to that a vote and IR-IR may have of a run's questions.
+        """What LoRID, a vote and IR-IR come to on a run's questions with IR at a temperature.
 
         Raises:
-            DataError: a sample could not be drawn; or the file of samples is another run's, or cannot be written.
+            DataError: a sample could not be drawn; or a file of samples is another run's, or cannot be written.
         """
-        machine = machine_facts(None)
-        settings = run.settings | {
-            "base_sha256": self.base_sha256,
-            "instruction_set": "cuda" if self.device == "cuda" else machine["instruction set"],
-            "sampling": {"ir": self.pack.sampling_for("ir", {"temperature": temperature})},
-        }
-        left = BaselineSamples(run.settings)
-        with ResultsFile(self.work / f"ir-{temperature:g}-{run.path.name}", settings, machine) as results:
+        own, seed = self.pack.sampling_for, run.settings["seed"]
+        deep = {"kg": own("kg"), "dr": own("dr")}
+        with (
+            self._file(run, f"ir-{temperature:g}", {"ir": own("ir", {"temperature": temperature})}) as ir,
+            self._file(run, "kg-dr", deep) as more_rounds,
+        ):
             self.progress.title = f"{run.path.stem}, IR at {temperature:g}"
             self.progress.stage("samples", 0, 0)
-            draw = partial(self._draw, run.settings["seed"], temperature)
-            while wanted := left.wanted(run.questions, pools := pools_of(run, results.samples)):
-                extend_samples(results, run.questions, pools, wanted, draw, self.progress)
-        return Found.of(run, pools, settings)
+            draw_ir = partial(self._draw, seed, {"temperature": temperature})
+            pools, most = pools_of(run, ir.samples), run.settings["max_rounds"]
+            if wanted := {index: most for index, pool in pools.items() if len(pool) < most}:
+                extend_samples(ir, run.questions, pools, wanted, draw_ir, self.progress)
+                pools = pools_of(run, ir.samples)
+            while True:
+                rounds = rounds_of(run, more_rounds.samples)
+                questions = {
+                    index: loop_with(each, pools[index], rounds[index]) for index, each in run.questions.items()
+                }
+                undecided = (index for index, each in questions.items() if not each["agreed"])
+                wanted = {index: len(rounds[index]) + 1 for index in undecided if len(rounds[index]) < most}
+                if not wanted:
+                    break
+                draw_deep = partial(self._draw_rounds, seed)
+                extend_samples(more_rounds, run.questions, rounds, wanted, draw_deep, self.progress, role="dr")
+            left = BaselineSamples(run.settings)
+            while wanted := left.wanted(questions, pools) or left.wanted(run.questions, pools):
+                extend_samples(ir, run.questions, pools, wanted, draw_ir, self.progress)
+                pools = pools_of(run, ir.samples)
+            return Found.of(run, questions, pools, ir.settings)
 
-    def _draw(self, seed: int, temperature: float, jobs: Iterator[RoleJob]) -> Iterator[tuple[RoleJob, Sample]]:
-        for job, sample in draw_samples(self.engine, self.pack, jobs, seed, {"temperature": temperature}):
+    def _file(self, run: Records, name: str, sampling: dict[str, Any]) -> ResultsFile:
+        machine = machine_facts(None)
+        isa = "cuda" if self.device == "cuda" else machine["instruction set"]
+        decides = {"base_sha256": self.base_sha256, "instruction_set": isa, "sampling": sampling}
+        return ResultsFile(self.work / f"{name}-{run.path.name}", run.settings | decides, machine)
+
+    def _draw_rounds(self, seed: int, jobs: Iterator[RoleJob]) -> Iterator[tuple[RoleJob, Sample]]:
+        """DR's samples by rules of KG, with the tokens of both."""
+        rules = list(self._draw(seed, {}, (replace(job, role="kg") for job in jobs)))
+        spent = {(job.owner, job.round): sample.token_ids for job, sample in rules}
+        deep = (replace(job, role="dr", knowledge=sample.text) for job, sample in rules)
+        for job, sample in self._draw(seed, {}, deep):
+            yield job, replace(sample, token_ids=spent[job.owner, job.round] + sample.token_ids)
+
+    def _draw(
+        self, seed: int, overrides: Mapping[str, float], jobs: Iterator[RoleJob]
+    ) -> Iterator[tuple[RoleJob, Sample]]:
+        for job, sample in draw_samples(self.engine, self.pack, jobs, seed, overrides):
             if sample.note:
-                raise DataError(f"IR could not answer {job.question[:60]!r}: {sample.note}")
+                raise DataError(f"{job.role.upper()} could not answer {job.question[:60]!r}: {sample.note}")
             yield job, sample
 
 
-def pools_of(run: Records, samples: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[int, list[IrSample]]:
+def rounds_of(run: Records, more: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
+    """DR's answers with the tokens of KG and DR: those of the run's rounds, then more."""
+    added = pools_of(run, more)
+    return {
+        index: [
+            IrSample(each["dr"]["answer"], each["kg"]["tokens"] + each["dr"]["tokens"]) for each in question["trace"]
+        ]
+        + added[index]
+        for index, question in run.questions.items()
+    }
+
+
+def pools_of(run: Records, samples: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
     """The samples of a file of samples, by the run's questions."""
     return {
         index: [IrSample(sample["answer"], sample["tokens"]) for sample in samples.get(index, ())]
@@ -199,6 +276,7 @@ def summary(seeds: Sequence[Found]) -> dict[str, Any]:
     }
     spent = {f"{way}_{key}": fmean(seed.reports[way][key] for seed in seeds) for way, key in SPENT}
     by_seed = {way: [fmean(seed.rights[way]) for seed in seeds] for way in ways}
+    spent["tokens"] = fmean(seed.tokens for seed in seeds)
     settings = {key: seeds[0].settings[key] for key in ("instruction_set", "sampling")}
     return {"right": {way: interval(rights[way]) for way in ways}, "by_seed": by_seed, **less, **spent, **settings}
 
@@ -207,15 +285,18 @@ def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out
     """Writes what has been found so far beside LoRID's answers."""
     temperatures = {f"{temperature:g}": summary(seeds) for temperature, seeds in sorted(found.items())}
     lines = [
-        "| IR's temperature | one sample, % (95 % interval) | vote, % | its samples, tokens | LoRID fallback less the vote, points "
-        "| IR-IR, % | its rounds, agreed, tokens | LoRID fallback less IR-IR | LoRID at IR-IR's tokens, less IR-IR |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| IR's temperature | one IR sample, % (95 % interval) | LoRID fallback, % | its tokens | vote, % | its samples, tokens "
+        "| LoRID less the vote, points | IR-IR, % | its rounds, agreed, tokens | LoRID less IR-IR | LoRID at IR-IR's tokens, less it "
+        "| the pack's own LoRID less the vote, less IR-IR |",
+        "|---" * 12 + "|",
     ]
     for temperature, each in temperatures.items():
         right, agreed = each["right"], f"{100 * each['ir_ir_agreed']:.0f} %"
         cells = [
             temperature,
             percent(right["ir_sample"]),
+            percent(right["fallback"]),
+            f"{each['tokens']:.0f}",
             percent(right["vote"]),
             f"{each['ir_vote_samples']:.1f}, {each['ir_vote_tokens_per_question']:.0f}",
             percent(each["fallback_less_vote"]),
@@ -223,18 +304,15 @@ def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out
             f"{each['ir_ir_rounds_at_most']:.1f}, {agreed}, {each['ir_ir_tokens_per_question']:.0f}",
             percent(each["fallback_less_ir_ir"]),
             percent(each["less_ir_ir_at_its_tokens"]) if "less_ir_ir_at_its_tokens" in each else "-",
+            f"{percent(each['own_less_vote'])}, {percent(each['own_less_ir_ir'])}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    budget = fmean(solver_tokens(run.questions) for run in runs)
-    fallback = next(iter(temperatures.values()))["right"]["fallback"]
     seeds = [run.settings["seed"] for run in runs]
-    about = f"{len(runs[0].questions)} questions of {runs[0].settings['data']}, seeds {', '.join(map(str, seeds))}"
-    lines += ["", f"{about}; LoRID's fallback {percent(fallback)} at {budget:.0f} tokens."]
+    about = f"{len(runs[0].questions)} questions of {runs[0].settings['data']}, seeds {', '.join(map(str, seeds))}; KG's and DR's "
     drawn = ", ".join(f"{each['instruction_set']} at {temperature}" for temperature, each in temperatures.items())
-    lines += ["", f"The samples are of {drawn}."]
+    lines += ["", f"{about}samples are the evaluation's as far as it had them. IR's are of {drawn}."]
     settings = {key: value for key, value in runs[0].settings.items() if key != "seed"} | {"seeds": seeds}
-    result = {"settings": settings, "fallback": fallback, "temperatures": temperatures}
-    write_result(out, result, "\n".join(lines))
+    write_result(out, {"settings": settings, "temperatures": temperatures}, "\n".join(lines))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -248,7 +326,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="cpu", choices=ROWS)
     parser.add_argument("--work", type=Path, required=True, help="folder of the files of samples")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/pack-votes"))
+    parser.add_argument("--out", type=Path, default=Path("bench/results/pack-temperatures"))
     options = parser.parse_args(arguments)
     try:
         pack = load_pack(options.pack)
@@ -258,15 +336,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = ROWS[options.device]
         engine = Engine(
             base,
-            {"ir": pack.roles["ir"].adapter},
+            {role: pack.roles[role].adapter for role in ROLES},
             dtype=runs[0].settings["dtype"],
             device=options.device,
             max_batch_rows=rows,
             max_batch_tokens=16 * rows,
             kv_memory=KV_MEMORY[options.device],
-            active_adapters=1,
+            active_adapters=len(ROLES),
         )
-        own = [Found.of(run, pools_so_far(run.questions, run.samples), run.settings) for run in runs]
+        own = [Found.of(run, run.questions, pools_so_far(run.questions, run.samples), run.settings) for run in runs]
         found = {float(pack.sampling_for("ir")["temperature"]): own}
         with TitledProgress(Console(stderr=True, highlight=False)) as progress:
             drawer = Drawer(engine, pack, base_digest(base), options.device, options.work, progress)

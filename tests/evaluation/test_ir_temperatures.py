@@ -1,8 +1,9 @@
-"""bench/packs/vote_temperatures.py: votes of other temperatures beside an evaluation of a tiny pack."""
+"""bench/packs/ir_temperatures.py: IR at other temperatures beside an evaluation of a tiny pack."""
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from statistics import fmean
@@ -14,7 +15,7 @@ from lorid_engine.cli.doctor import machine_facts
 from lorid_engine.evaluation.evaluate import Evaluation, evaluation_settings
 from lorid_engine.evaluation.problems import Problem, ProblemSet
 from lorid_engine.evaluation.results import ResultsFile, read_results
-from lorid_engine.evaluation.scores import right_by_way, solver_tokens
+from lorid_engine.evaluation.scores import is_right, right_by_way, solver_tokens
 from lorid_engine.solver import Sample, Solver, SolverConfig, load_pack
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 from test_evaluate import Watching
@@ -39,7 +40,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, *more: Path | str, out: str = "votes") -> int:
-    from vote_temperatures import main
+    from ir_temperatures import main
 
     return main([*map(str, more), "--pack", str(folder), "--work", str(folder / "work"), "--out", str(folder / out)])
 
@@ -51,21 +52,43 @@ def test_votes_at_equal_tokens(folder: Path, capsys: pytest.CaptureFixture[str])
     found = json.loads((folder / "votes.json").read_text())
     assert list(found["temperatures"]) == ["1.5", "3"] and found["settings"]["seeds"] == [0, 1]
     records = [read_results(path) for path in files]
-    budget = fmean(solver_tokens(each.questions) for each in records)
+    assert found["temperatures"]["1.5"]["tokens"] == fmean(solver_tokens(each.questions) for each in records)
     for each in found["temperatures"].values():
         right = {way: share["value"] for way, share in each["right"].items()}
         assert right == {way: pytest.approx(fmean(rates)) for way, rates in each["by_seed"].items()}
-        assert 0 < each["ir_vote_tokens_per_question"] <= budget and 0 < each["ir_ir_tokens_per_question"] <= budget
+        assert 0 < each["ir_vote_tokens_per_question"] <= each["tokens"]
+        assert 0 < each["ir_ir_tokens_per_question"] <= each["tokens"]
         for way in ("vote", "ir_ir"):
-            assert found["fallback"]["value"] - right[way] == pytest.approx(each[f"fallback_less_{way}"]["value"])
+            assert right["fallback"] - right[way] == pytest.approx(each[f"fallback_less_{way}"]["value"])
+            assert right["own"] - right[f"own_{way}"] == pytest.approx(each[f"own_less_{way}"]["value"])
         less = right["fallback_at_ir_ir"] - right["ir_ir"]
         assert less == pytest.approx(each["less_ir_ir_at_its_tokens"]["value"])
     for seed, each in enumerate(records):
         rights = right_by_way(each.questions, each.greedy, each.samples)
+        rights |= {"own": rights["fallback"], "own_vote": rights["vote"], "own_ir_ir": rights["ir_ir"]}
         own = found["temperatures"]["1.5"]["by_seed"]
         assert {way: fmean(rights[way]) for way in own} == {way: rates[seed] for way, rates in own.items()}
     shown = capsys.readouterr().out
-    assert "8 questions of d, seeds 0, 1" in shown and "The samples are of any at 1.5, " in shown
+    assert "8 questions of d, seeds 0, 1" in shown and "IR's are of any at 1.5, " in shown
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_loop_with_another_ir_is_the_solver_s(folder: Path, tmp_path: Path, seed: int) -> None:
+    """Put together from the evaluation's rounds and drawn ones, it is what the solver comes to with such a pack."""
+    assert run(folder, folder / f"seed{seed}.jsonl", "--temperatures", "3", out="loop") == 0
+    found = json.loads((folder / "loop.json").read_text())["temperatures"]["3"]
+    hot = shutil.copytree(folder, tmp_path / "hot")
+    with (hot / "pack.toml").open("a") as file:
+        file.write("[roles.ir.sampling]\ntemperature = 3.0\n")
+    pack = load_pack(str(hot))
+    solver = Solver(make_engine(pack), pack, SolverConfig(max_rounds=4, seed=seed))
+    solutions = list(solver.solve_many([f"What is {k}?" for k in range(8)]))
+    assert found["tokens"] == fmean(solution.tokens for solution in solutions)
+    right = [is_right(solution.answer, "aeo"[k % 3]) for k, solution in enumerate(solutions)]
+    assert found["by_seed"]["fallback"] == [fmean(right)]
+    assert len({solution.rounds for solution in solutions}) > 1  # some agree early, some do not
+    more = read_results(folder / "work" / f"kg-dr-seed{seed}.jsonl").samples
+    assert more  # rounds that the evaluation did not need
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -124,12 +147,12 @@ def test_samples_of_another_device_are_refused(folder: Path, capsys: pytest.Capt
 def test_what_cannot_be_drawn_ends_the_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import vote_temperatures
+    import ir_temperatures
 
     def refuse(*_: Any) -> Any:
         yield RoleJob("What is 0?", "ir", 1), Sample("", (), note="too long")
 
-    monkeypatch.setattr(vote_temperatures, "draw_samples", refuse)
+    monkeypatch.setattr(ir_temperatures, "draw_samples", refuse)
     assert run(folder, folder / "seed0.jsonl", "--temperatures", "2.7") == 2
     assert "IR could not answer 'What is 0?': too long" in capsys.readouterr().err
 
