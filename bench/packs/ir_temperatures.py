@@ -11,12 +11,15 @@ samples differ by rounding. Who takes the best of several temperatures has chose
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import math
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,14 +33,13 @@ from lorid_engine.errors import DataError, LoridError
 from lorid_engine.evaluation.evaluate import BaselineSamples, Pools, extend_samples, is_complete, pack_digest
 from lorid_engine.evaluation.results import Records, ResultsFile, expect_same_but_seed, read_results
 from lorid_engine.evaluation.scores import (
-    IrSample,
+    Attempt,
     Record,
     baseline_reports,
     baseline_rights,
     interval,
     pools_so_far,
     replay_rounds,
-    right_by_way,
     seed_means,
     solver_tokens,
 )
@@ -86,19 +88,21 @@ class Found:
 
     @classmethod
     def of(cls, run: Records, questions: Mapping[int, Record], pools: Pools, settings: dict[str, Any]) -> Found:
-        own = right_by_way(run.questions, run.greedy, run.samples)["fallback"]
-        rights = {"fallback": right_by_way(questions, run.greedy, run.samples)["fallback"], "own": own}
+        rights = {
+            way: [float(each["right"]) for each in asked.values()]
+            for way, asked in (("fallback", questions), ("own", run.questions))
+        }
         rights |= baseline_rights(questions, pools)
         within_own = baseline_rights(run.questions, pools)
         rights |= {f"own_{way}": within_own[way] for way in ("vote", "ir_ir")}
         return cls(rights, baseline_reports(questions, pools), solver_tokens(questions), settings)
 
 
-def loop_with(question: Record, ir: Sequence[IrSample], rounds: Sequence[IrSample]) -> Record:
-    """The loop's record of a question if IR had given these samples.
+def loop_with(question: Record, ir: Sequence[Attempt], rounds: Sequence[Attempt]) -> Record:
+    """What a score needs of the loop's record of a question, if IR had given these samples.
 
     Args:
-        rounds: DR's answers, with the tokens of KG and DR; as many as there are, to which the loop goes on at most.
+        rounds: DR's answers, with the tokens of KG and DR; the loop ends with them.
     """
     outcomes = replay_rounds(
         [(one.answer, two.answer, one.tokens + two.tokens) for one, two in zip(ir, rounds, strict=False)],
@@ -114,8 +118,8 @@ def loop_with(question: Record, ir: Sequence[IrSample], rounds: Sequence[IrSampl
         for number, (_, one, two) in enumerate(zip(outcomes, ir, rounds, strict=False), start=1)
     ]
     end = outcomes[-1]
-    kept = {"rounds": len(outcomes), "agreed": end.agreed, "right": end.right, "tokens": end.tokens}
-    return {**question, **kept, "trace": trace}
+    result = {"rounds": len(outcomes), "agreed": end.agreed, "right": end.right, "tokens": end.tokens}
+    return {"gold": question["gold"], **result, "trace": trace}
 
 
 def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
@@ -129,7 +133,7 @@ def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
     own = {
         "pack_sha256": pack_digest(pack),
         "calculator": pack.calculator,
-        "sampling of IR": pack.sampling_for("ir"),
+        "sampling": {role: pack.sampling_for(role) for role in ROLES},
     }
     runs: list[Records] = []
     for path in paths:
@@ -138,7 +142,7 @@ def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
         found = {
             "pack_sha256": kept.get("pack_sha256"),
             "calculator": kept.get("calculator", False),
-            "sampling of IR": kept.get("sampling", {}).get("ir"),
+            "sampling": kept.get("sampling"),
         }
         if different := [name for name, value in own.items() if found[name] != value]:
             name = different[0]
@@ -171,7 +175,7 @@ def temperatures(text: str) -> list[float]:
 
 @dataclass(frozen=True)
 class Drawer:
-    """Draws what is missing of IR's samples, and keeps them.
+    """Draws the samples that are missing, and keeps them.
 
     Attributes:
         base_sha256: base_digest of the engine's base.
@@ -192,49 +196,52 @@ class Drawer:
         Raises:
             DataError: a sample could not be drawn; or a file of samples is another run's, or cannot be written.
         """
-        own, seed = self.pack.sampling_for, run.settings["seed"]
-        deep = {"kg": own("kg"), "dr": own("dr")}
-        with (
-            self._file(run, f"ir-{temperature:g}", {"ir": own("ir", {"temperature": temperature})}) as ir,
-            self._file(run, "kg-dr", deep) as more_rounds,
-        ):
+        ir = {"ir": self.pack.sampling_for("ir", {"temperature": temperature})}
+        with self._file(run, f"ir-{temperature:g}", {"sampling": ir}) as results:
             self.progress.title = f"{run.path.stem}, IR at {temperature:g}"
             self.progress.stage("samples", 0, 0)
-            draw_ir = partial(self._draw, seed, {"temperature": temperature})
-            pools, most = pools_of(run, ir.samples), run.settings["max_rounds"]
+            draw = partial(self._draw, run.settings["seed"], {"temperature": temperature})
+            pools, most = pools_of(run, results.samples), run.settings["max_rounds"]
             if wanted := {index: most for index, pool in pools.items() if len(pool) < most}:
-                extend_samples(ir, run.questions, pools, wanted, draw_ir, self.progress)
-                pools = pools_of(run, ir.samples)
+                extend_samples(results, run.questions, pools, wanted, draw, self.progress)
+            questions = self._loop(run, pools_of(run, results.samples))
+            left = BaselineSamples(run.settings)
+            pools = pools_of(run, results.samples)
+            while wanted := left.wanted(questions, pools) or left.wanted(run.questions, pools):
+                extend_samples(results, run.questions, pools, wanted, draw, self.progress)
+                pools = pools_of(run, results.samples)
+            return Found.of(run, questions, pools, results.settings)
+
+    def _loop(self, run: Records, ir: Pools) -> dict[int, Record]:
+        """The loop with this IR: the run's rounds, and those of KG and DR that it did not need."""
+        deep = {role: self.pack.sampling_for(role) for role in ("kg", "dr")}
+        settings = {"sampling": deep, "rounds_sha256": rounds_digest(run)}
+        most = run.settings["max_rounds"]
+        with self._file(run, "kg-dr", settings) as results:
+            draw = partial(self._draw_rounds, run.settings["seed"])
             while True:
-                rounds = rounds_of(run, more_rounds.samples)
-                questions = {
-                    index: loop_with(each, pools[index], rounds[index]) for index, each in run.questions.items()
-                }
-                undecided = (index for index, each in questions.items() if not each["agreed"])
+                rounds = rounds_of(run, results.samples)
+                questions = {index: loop_with(each, ir[index], rounds[index]) for index, each in run.questions.items()}
+                undecided = [index for index, each in questions.items() if not each["agreed"]]
                 wanted = {index: len(rounds[index]) + 1 for index in undecided if len(rounds[index]) < most}
                 if not wanted:
-                    break
-                draw_deep = partial(self._draw_rounds, seed)
-                extend_samples(more_rounds, run.questions, rounds, wanted, draw_deep, self.progress, role="dr")
-            left = BaselineSamples(run.settings)
-            while wanted := left.wanted(questions, pools) or left.wanted(run.questions, pools):
-                extend_samples(ir, run.questions, pools, wanted, draw_ir, self.progress)
-                pools = pools_of(run, ir.samples)
-            return Found.of(run, questions, pools, ir.settings)
+                    return questions
+                extend_samples(results, run.questions, rounds, wanted, draw, self.progress)
 
-    def _file(self, run: Records, name: str, sampling: dict[str, Any]) -> ResultsFile:
+    def _file(self, run: Records, name: str, settings: dict[str, Any]) -> ResultsFile:
         machine = machine_facts(None)
         isa = "cuda" if self.device == "cuda" else machine["instruction set"]
-        decides = {"base_sha256": self.base_sha256, "instruction_set": isa, "sampling": sampling}
-        return ResultsFile(self.work / f"{name}-{run.path.name}", run.settings | decides, machine)
+        drawn = {"base_sha256": self.base_sha256, "instruction_set": isa}
+        return ResultsFile(self.work / f"{name}-{run.path.name}", run.settings | drawn | settings, machine)
 
     def _draw_rounds(self, seed: int, jobs: Iterator[RoleJob]) -> Iterator[tuple[RoleJob, Sample]]:
-        """DR's samples by rules of KG, with the tokens of both."""
-        rules = list(self._draw(seed, {}, (replace(job, role="kg") for job in jobs)))
-        spent = {(job.owner, job.round): sample.token_ids for job, sample in rules}
-        deep = (replace(job, role="dr", knowledge=sample.text) for job, sample in rules)
-        for job, sample in self._draw(seed, {}, deep):
-            yield job, replace(sample, token_ids=spent[job.owner, job.round] + sample.token_ids)
+        """DR's samples by rules of KG, with the tokens of both; a group of questions after the other."""
+        while group := list(islice(jobs, self.engine.max_batch_rows)):
+            rules = list(self._draw(seed, {}, (replace(job, role="kg") for job in group)))
+            spent = {(job.owner, job.round): sample.token_ids for job, sample in rules}
+            deep = (replace(job, role="dr", knowledge=sample.text) for job, sample in rules)
+            for job, sample in self._draw(seed, {}, deep):
+                yield job, replace(sample, token_ids=spent[job.owner, job.round] + sample.token_ids)
 
     def _draw(
         self, seed: int, overrides: Mapping[str, float], jobs: Iterator[RoleJob]
@@ -245,22 +252,28 @@ class Drawer:
             yield job, sample
 
 
-def rounds_of(run: Records, more: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
+def rounds_digest(run: Records) -> str:
+    """SHA-256 of the rounds that a run has: further ones belong to just these."""
+    rounds = [(index, question["trace"]) for index, question in run.questions.items()]
+    return hashlib.sha256(json.dumps(rounds).encode()).hexdigest()
+
+
+def rounds_of(run: Records, more: Mapping[int, Sequence[Record]]) -> dict[int, list[Attempt]]:
     """DR's answers with the tokens of KG and DR: those of the run's rounds, then more."""
     added = pools_of(run, more)
     return {
         index: [
-            IrSample(each["dr"]["answer"], each["kg"]["tokens"] + each["dr"]["tokens"]) for each in question["trace"]
+            Attempt(each["dr"]["answer"], each["kg"]["tokens"] + each["dr"]["tokens"]) for each in question["trace"]
         ]
         + added[index]
         for index, question in run.questions.items()
     }
 
 
-def pools_of(run: Records, samples: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
+def pools_of(run: Records, samples: Mapping[int, Sequence[Record]]) -> dict[int, list[Attempt]]:
     """The samples of a file of samples, by the run's questions."""
     return {
-        index: [IrSample(sample["answer"], sample["tokens"]) for sample in samples.get(index, ())]
+        index: [Attempt(sample["answer"], sample["tokens"]) for sample in samples.get(index, ())]
         for index in run.questions
     }
 
@@ -277,7 +290,7 @@ def summary(seeds: Sequence[Found]) -> dict[str, Any]:
     spent = {f"{way}_{key}": fmean(seed.reports[way][key] for seed in seeds) for way, key in SPENT}
     by_seed = {way: [fmean(seed.rights[way]) for seed in seeds] for way in ways}
     spent["tokens"] = fmean(seed.tokens for seed in seeds)
-    settings = {key: seeds[0].settings[key] for key in ("instruction_set", "sampling")}
+    settings = {key: seeds[0].settings[key] for key in ("base_sha256", "instruction_set", "sampling")}
     return {"right": {way: interval(rights[way]) for way in ways}, "by_seed": by_seed, **less, **spent, **settings}
 
 
@@ -310,7 +323,10 @@ def compare(runs: Sequence[Records], found: Mapping[float, Sequence[Found]], out
     seeds = [run.settings["seed"] for run in runs]
     about = f"{len(runs[0].questions)} questions of {runs[0].settings['data']}, seeds {', '.join(map(str, seeds))}; KG's and DR's "
     drawn = ", ".join(f"{each['instruction_set']} at {temperature}" for temperature, each in temperatures.items())
-    lines += ["", f"{about}samples are the evaluation's as far as it had them. IR's are of {drawn}."]
+    lines += [
+        "",
+        f"{about}samples are the evaluation's as far as it had them, the others of the machine below. IR's are of {drawn}.",
+    ]
     settings = {key: value for key, value in runs[0].settings.items() if key != "seed"} | {"seeds": seeds}
     write_result(out, {"settings": settings, "temperatures": temperatures}, "\n".join(lines))
 
@@ -349,7 +365,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with TitledProgress(Console(stderr=True, highlight=False)) as progress:
             drawer = Drawer(engine, pack, base_digest(base), options.device, options.work, progress)
             for temperature in options.temperatures:
-                if temperature not in found:
+                if f"{temperature:g}" not in {f"{known:g}" for known in found}:
                     found[temperature] = [drawer.found(run, temperature) for run in runs]
                 compare(runs, found, options.out)
     except KeyboardInterrupt:

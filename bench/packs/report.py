@@ -89,8 +89,8 @@ def read_set(work: Path, name: str) -> SetResult | None:
             print(f"{path}: every question ended in an error: it is left out", file=sys.stderr)
             continue
         records.questions = dict(sorted(records.questions.items()))
-        if runs:
-            expect_same_but_seed(records, runs[0])
+        for other in runs:
+            expect_same_but_seed(records, other)
         runs.append(records)
     if not runs:
         return None

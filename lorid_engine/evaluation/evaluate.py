@@ -13,7 +13,7 @@ from lorid_engine.errors import DataError
 from lorid_engine.evaluation.problems import Problem, ProblemSet
 from lorid_engine.evaluation.results import Records, ResultsFile
 from lorid_engine.evaluation.scores import (
-    IrSample,
+    Attempt,
     Outcome,
     Record,
     agreement_curve,
@@ -31,7 +31,7 @@ from lorid_engine.solver import Pack, Sample, Solution, Solver, SolverConfig
 from lorid_engine.solver.role_requests import RoleJob, draw_samples
 
 _WAVE = 4  # IR samples that are drawn at once of a question whose number is not known beforehand
-Pools = Mapping[int, Sequence[IrSample]]  # each question's IR samples, in order
+Pools = Mapping[int, Sequence[Attempt]]  # each question's IR samples, in order
 Draw = Callable[[Iterator[RoleJob]], Iterator[tuple[RoleJob, Sample]]]
 
 
@@ -139,7 +139,7 @@ class BaselineSamples:
         wanted = min(most, 2 * least + _WAVE)
         return {index: wanted for index in curve.undecided if len(pools[index]) < wanted}
 
-    def _replay(self, index: int, pool: Sequence[IrSample], gold: str) -> list[Outcome]:
+    def _replay(self, index: int, pool: Sequence[Attempt], gold: str) -> list[Outcome]:
         """IR-IR of one question; once it agrees, more samples change nothing."""
         held = self._replayed.get(index)
         if held is None or (held[0] != len(pool) and not (held[1] and held[1][-1].agreed)):
@@ -262,22 +262,20 @@ def extend_samples(
     wanted: Mapping[int, int],
     draw: Draw,
     watch: Watch,
-    *,
-    role: str = "ir",
 ) -> None:
-    """Draws a role's samples until some questions have so many, and records each question's as soon as they are there.
+    """Draws samples until some questions have so many, and records each question's as soon as they are there.
 
     Args:
         questions: by number.
         pools: samples so far of those in `wanted`.
         wanted: how many samples a question shall have, more than it has.
-        draw: yields the sample of each job.
+        draw: yields the sample of each job; that it is IR's says nothing.
 
     Raises:
         DataError: the file cannot be written.
     """
     jobs = (
-        RoleJob(questions[index]["question"], role, number, owner=index)
+        RoleJob(questions[index]["question"], "ir", number, owner=index)
         for index, end in wanted.items()
         for number in range(len(pools[index]) + 1, end + 1)
     )

@@ -19,8 +19,8 @@ _SCORES = ("strict_any", "strict", "fallback")
 Record = dict[str, Any]
 
 
-class IrSample(NamedTuple):
-    """An IR sample's answer (None = none found) and tokens."""
+class Attempt(NamedTuple):
+    """An answer (None = none found) and the tokens that it took: IR's, or those of KG and DR together."""
 
     answer: str | None
     tokens: int
@@ -100,13 +100,13 @@ def most_samples(settings: Mapping[str, Any]) -> int:
     return 3 * int(settings["max_rounds"])
 
 
-def samples_so_far(question: Record, drawn: Sequence[Record]) -> list[IrSample]:
+def samples_so_far(question: Record, drawn: Sequence[Record]) -> list[Attempt]:
     """A question's IR samples in order: those of the solver's rounds, then those that were drawn for the baselines."""
-    own = (IrSample(round["ir"]["answer"], round["ir"]["tokens"]) for round in question["trace"])
-    return [*own, *(IrSample(sample["answer"], sample["tokens"]) for sample in drawn)]
+    own = (Attempt(round["ir"]["answer"], round["ir"]["tokens"]) for round in question["trace"])
+    return [*own, *(Attempt(sample["answer"], sample["tokens"]) for sample in drawn)]
 
 
-def pools_so_far(questions: Mapping[int, Record], samples: Mapping[int, Sequence[Record]]) -> dict[int, list[IrSample]]:
+def pools_so_far(questions: Mapping[int, Record], samples: Mapping[int, Sequence[Record]]) -> dict[int, list[Attempt]]:
     """All IR samples of a results file's questions, in order."""
     return {index: samples_so_far(record, samples.get(index, ())) for index, record in questions.items()}
 
@@ -116,7 +116,7 @@ def solver_tokens(questions: Mapping[int, Record]) -> float:
     return _mean(record["tokens"] for record in questions.values())
 
 
-def vote_tokens(pools: Mapping[int, Sequence[IrSample]], count: int) -> float:
+def vote_tokens(pools: Mapping[int, Sequence[Attempt]], count: int) -> float:
     """Mean tokens of a question's first `count` IR samples."""
     return _mean(sum(sample.tokens for sample in pool[:count]) for pool in pools.values())
 
@@ -132,7 +132,7 @@ def solver_curve(questions: Mapping[int, Record]) -> AgreementCurve:
     return agreement_curve(outcomes, closed={index for index, record in questions.items() if "error" in record})
 
 
-def replay_ir(pool: Sequence[IrSample], gold: str) -> list[Outcome]:
+def replay_ir(pool: Sequence[Attempt], gold: str) -> list[Outcome]:
     """The same rule with a second stream of IR in place of KG and DR: samples 1, 3, ... against samples 2, 4, ..."""
     pairs = zip(pool[::2], pool[1::2], strict=False)
     return replay_rounds([(a.answer, b.answer, a.tokens + b.tokens) for a, b in pairs], gold)
@@ -206,7 +206,7 @@ def _points(curve: AgreementCurve) -> list[dict[str, float]]:
     return points
 
 
-def _votes(pool: Sequence[IrSample], gold: str, most: int) -> list[float]:
+def _votes(pool: Sequence[Attempt], gold: str, most: int) -> list[float]:
     """Whether the majority is right after 1, 2, ... samples; equivalent answers are one, ties go to the earlier."""
     agreement, right = Agreement(), []
     for number, sample in enumerate(pool[:most], start=1):
@@ -254,7 +254,7 @@ class Vote:
     taken: int
 
     @classmethod
-    def of(cls, questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]], budget: float) -> Vote:
+    def of(cls, questions: Mapping[int, Record], pools: Mapping[int, Sequence[Attempt]], budget: float) -> Vote:
         each = min(map(len, pools.values()))
         right = [_votes(pools[index], record["gold"], each) for index, record in questions.items()]
         tokens = [vote_tokens(pools, count) for count in range(1, each + 1)]
@@ -265,7 +265,7 @@ class Vote:
         return [row[count - 1] for row in self.right]
 
 
-def _ir_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> AgreementCurve:
+def _ir_curve(questions: Mapping[int, Record], pools: Mapping[int, Sequence[Attempt]]) -> AgreementCurve:
     """IR-IR over the questions' samples."""
     return agreement_curve({index: replay_ir(pools[index], record["gold"]) for index, record in questions.items()})
 
@@ -298,7 +298,7 @@ def _ir_agreement_report(curve: AgreementCurve, budget: float) -> dict[str, Any]
     }
 
 
-def baseline_rights(questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]) -> dict[str, list[float]]:
+def baseline_rights(questions: Mapping[int, Record], pools: Mapping[int, Sequence[Attempt]]) -> dict[str, list[float]]:
     """What IR's samples got right within the loop's mean tokens, which are not 0.
 
     Args:
@@ -319,7 +319,7 @@ def baseline_rights(questions: Mapping[int, Record], pools: Mapping[int, Sequenc
 
 
 def baseline_reports(
-    questions: Mapping[int, Record], pools: Mapping[int, Sequence[IrSample]]
+    questions: Mapping[int, Record], pools: Mapping[int, Sequence[Attempt]]
 ) -> dict[str, dict[str, Any]]:
     """The parts of a report that are on the vote and on IR-IR; arguments as of baseline_rights."""
     budget = solver_tokens(questions)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lorid_engine.evaluation.scores import (
-    IrSample,
+    Attempt,
     agreement_curve,
     build_report,
     interval,
@@ -132,7 +132,7 @@ def test_ir_ir_agreement(report: dict[str, Any]) -> None:
 
 
 def test_undecided_questions_bound_the_curve() -> None:
-    pools = {0: [IrSample("1", 10), IrSample("2", 10)], 1: [IrSample("7", 10)] * 8}
+    pools = {0: [Attempt("1", 10), Attempt("2", 10)], 1: [Attempt("7", 10)] * 8}
     curve = agreement_curve({index: replay_ir(pool, "7") for index, pool in pools.items()})
     assert curve.undecided == {0: 1} and len(curve.tokens) == 1
     none = agreement_curve({0: [], 1: replay_ir(pools[1], "7")})
@@ -215,4 +215,4 @@ def test_right_is_equivalence() -> None:
 
 
 def test_vote_tokens_are_means_of_a_question() -> None:
-    assert vote_tokens({0: [IrSample("1", 4), IrSample("1", 8)], 1: [IrSample("1", 2), IrSample("1", 2)]}, 2) == 8
+    assert vote_tokens({0: [Attempt("1", 4), Attempt("1", 8)], 1: [Attempt("1", 2), Attempt("1", 2)]}, 2) == 8
