@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lorid_engine.cli.doctor import machine_facts
+from lorid_engine.errors import DataError
 from lorid_engine.evaluation.problems import read_problems
 
 
@@ -32,6 +33,18 @@ def write_result(path: Path, result: dict[str, Any], table: str) -> None:
         path.with_suffix(".md").write_text(f"{table}\n\n`{command}`\n\n{about}\n")
     except OSError as error:
         sys.exit(f"{path} cannot be written: {error}; name another --out")
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder of results, unless it is there.
+
+    Raises:
+        DataError: it cannot be one.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{path} cannot be a folder: {error.strerror}; name another --work") from None
 
 
 def percent(found: Mapping[str, float]) -> str:

@@ -41,6 +41,9 @@ from lorid_engine.solver.calculator import Calculator
 from lorid_engine.solver.pack import ROLES, Pack
 from lorid_engine.solver.packs import load_pack
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import make_folder
+
 SETS = {
     "gsm8k": "gsm8k/test.jsonl",
     "multiarith": "mawps/multiarith.jsonl",
@@ -228,7 +231,6 @@ def run_processes(options: argparse.Namespace, arguments: Sequence[str]) -> int:
     end = time.monotonic() + 60 * options.minutes if options.minutes else None
     jobs = [(name, seed, "loop") for seed in options.seeds for name in options.sets if "loop" in options.parts]
     jobs += [(name, options.seeds[0], "base") for name in options.sets if "base" in options.parts]
-    options.work.mkdir(parents=True, exist_ok=True)
 
     def run(job: tuple[str, int, str]) -> int:
         name, seed, part = job
@@ -263,6 +265,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             what = f"there is no {options.data / name}; --data names the folder of gsm8k/ and mawps/"
             print(f"{Path(__file__).name}: {what}", file=sys.stderr)
             return 2
+    try:
+        make_folder(options.work)
+    except DataError as error:
+        print(f"{Path(__file__).name}: {error}", file=sys.stderr)
+        return 2
     if options.processes > 1:
         return run_processes(options, arguments)
     if options.minutes:
@@ -271,7 +278,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         timer.daemon = True
         timer.start()
     try:
-        options.work.mkdir(parents=True, exist_ok=True)
         pack = load_pack(options.pack)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         engine = Engine(

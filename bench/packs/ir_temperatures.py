@@ -51,7 +51,7 @@ from lorid_engine.solver.role_requests import RoleJob, draw_samples
 from lorid_engine.solver.solution import Sample
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from common import percent, write_result
+from common import make_folder, percent, write_result
 
 LESS = {  # a difference's name: which way less which other
     "fallback_less_vote": ("fallback", "vote"),
@@ -146,7 +146,9 @@ def read_runs(paths: Sequence[Path], pack: Pack) -> list[Records]:
         }
         if different := [name for name, value in own.items() if found[name] != value]:
             name = different[0]
-            raise DataError(f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack as it was then")
+            raise DataError(
+                f"{path} has {name} {found[name]!r}, the pack {own[name]!r}; give the pack as it was then, its manifest, too"
+            )
         if not records.questions or not is_complete(records):
             raise DataError(f"{path} is not complete; give its command again")
         if any("error" in record for record in records.questions.values()):
@@ -347,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         pack = load_pack(options.pack)
         runs = read_runs(options.results, pack)
-        options.work.mkdir(parents=True, exist_ok=True)
+        make_folder(options.work)
         base = resolve_base(FolderSource(options.base) if options.base else pack.base, env.cache_dir())
         rows = ROWS[options.device]
         engine = Engine(

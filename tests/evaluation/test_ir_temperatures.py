@@ -55,7 +55,8 @@ def evaluate(folder: Path, golds: list[str], seed: int, path: Path) -> None:
 def run(folder: Path, *more: Path | str, out: str = "votes") -> int:
     from ir_temperatures import main
 
-    return main([*map(str, more), "--pack", str(folder), "--work", str(folder / "work"), "--out", str(folder / out)])
+    options = ["--pack", folder, "--work", folder / "work", "--out", folder / out]
+    return main([*map(str, (*options, *more))])
 
 
 def test_votes_at_equal_tokens(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,6 +222,8 @@ def test_refuses_what_it_cannot_compare(folder: Path, tmp_path: Path, capsys: py
     assert run(folder, other) == 2 and "other.jsonl has pack_sha256" in capsys.readouterr().err
     other.write_text('{"record": "settings", "format": 1}\n')
     assert run(folder, other) == 2 and "other.jsonl has pack_sha256 None" in capsys.readouterr().err
+    assert run(folder, folder / "seed0.jsonl", "--work", other) == 2
+    assert "other.jsonl cannot be a folder: File exists; name another --work" in capsys.readouterr().err
     assert run(folder, tmp_path / "none.jsonl") == 2 and "none.jsonl" in capsys.readouterr().err
     assert run(folder, folder / "seed0.jsonl", folder / "seed0.jsonl") == 2
     assert "two files are called seed0.jsonl" in capsys.readouterr().err
